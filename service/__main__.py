@@ -1,0 +1,48 @@
+"""`python -m service [--fd N]`: the HTTP service, in the foreground, on a socket of its own or an inherited one."""
+
+import argparse
+import os
+import socket
+import sys
+
+import uvicorn
+from worker.jobs import logs
+from worker.jobs.db import Database
+from worker.jobs.settings import Settings
+
+from .auth import first_key
+from .main import create_app
+
+_GRACE_SECONDS = 5  # without a limit an open connection would keep the process alive after SIGTERM
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m service")
+    parser.add_argument("--fd", type=int, help="a listening socket to serve on")
+    arguments = parser.parse_args()
+    logs.configure("service")
+    settings = Settings()
+    announce_first_key(settings)
+    config = uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+    sockets = [socket.socket(fileno=os.dup(arguments.fd))] if arguments.fd is not None else None
+    uvicorn.Server(config).run(sockets=sockets)
+
+
+def announce_first_key(settings: Settings) -> None:
+    """Other machines can reach the service and it has no key: make one, and show it this one time."""
+    db = Database(settings.resolved_database_url)
+    db.migrate()
+    if (key := first_key(settings, db)) is not None:
+        sys.stderr.write(f"\nAPI key, shown only now: {key}\nSend it as: Authorization: Bearer <key>\n\n")
+    db.close()
+
+
+if __name__ == "__main__":
+    main()

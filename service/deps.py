@@ -1,0 +1,46 @@
+"""What routes depend on, as annotated types: a look-up is a dependency, so no route repeats one."""
+
+from typing import Annotated
+
+from fastapi import Depends, Path, Request
+from worker.jobs import queue
+from worker.jobs.db import Database
+from worker.jobs.errors import UnsupportedMediaType
+from worker.jobs.settings import Settings
+from worker.jobs.tables import Job
+
+from .predictor import Predictor
+
+
+def _settings(request: Request) -> Settings:
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+def _database(request: Request) -> Database:
+    db: Database = request.app.state.db
+    return db
+
+
+def _predictor(request: Request) -> Predictor:
+    predictor: Predictor = request.app.state.predictor
+    return predictor
+
+
+SettingsDep = Annotated[Settings, Depends(_settings)]
+DatabaseDep = Annotated[Database, Depends(_database)]
+PredictorDep = Annotated[Predictor, Depends(_predictor)]
+
+
+def _job(db: DatabaseDep, job_id: Annotated[str, Path(description="The job's id")]) -> Job:
+    return queue.get(db, job_id)
+
+
+JobDep = Annotated[Job, Depends(_job)]
+
+
+def require_json(request: Request) -> None:
+    """curl's `-d` alone sends a form; say so instead of refusing every field."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise UnsupportedMediaType("Send JSON with the header `Content-Type: application/json` (curl: --json).")

@@ -1,0 +1,170 @@
+"""ONE table from error class to status, and ONE shape for every error that leaves: problem+json (RFC 9457)."""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from worker.jobs import errors
+from worker.jobs.errors import EpochdError
+
+STATUS: dict[type[EpochdError], HTTPStatus] = {
+    errors.InvalidRequest: HTTPStatus.BAD_REQUEST,
+    errors.Unauthenticated: HTTPStatus.UNAUTHORIZED,
+    errors.NotFound: HTTPStatus.NOT_FOUND,
+    errors.Conflict: HTTPStatus.CONFLICT,
+    errors.NotReady: HTTPStatus.CONFLICT,
+    errors.CheckpointCorrupt: HTTPStatus.CONFLICT,
+    errors.ImageTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    errors.UnsupportedMediaType: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    errors.InvalidCursor: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.BadImage: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.PredictorUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.Internal: HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+_HEADERS: dict[type[EpochdError], dict[str, str]] = {
+    errors.Unauthenticated: {"WWW-Authenticate": "Bearer"},
+    errors.PredictorUnavailable: {"Retry-After": "1"},
+}
+_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 422: "validation_error"}
+_log = structlog.get_logger()
+
+
+class FieldProblem(BaseModel):
+    pointer: str = Field(description="`#/optimizer/lr` in the body (JSON pointer), `?limit` in the query")
+    detail: str
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 describes it."""
+
+    type: str = Field(description="`urn:epochd:problem:<code>`")
+    title: str
+    status: int
+    detail: str = Field(description="A sentence for people")
+    code: str = Field(description="A stable name for programs")
+    request_id: str | None = Field(description="Names this request in the service's log")
+    errors: list[FieldProblem] = []
+
+
+def problem(
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    request_id: str | None,
+    fields: Sequence[FieldProblem] = (),
+    headers: dict[str, str] | None = None,
+) -> JSONResponse:
+    body = Problem(
+        type=f"urn:epochd:problem:{code}",
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        code=code,
+        request_id=request_id,
+        errors=list(fields),
+    )
+    return JSONResponse(body.model_dump(), status, headers, media_type="application/problem+json")
+
+
+def responses(*wanted: type[EpochdError]) -> dict[int | str, dict[str, Any]]:
+    """The problems of a route, for its OpenAPI description."""
+    by_status: dict[int, list[str]] = {}
+    for error in wanted:
+        by_status.setdefault(STATUS[error], []).append(error("").detail)
+    return {
+        int(status): {
+            "description": " ".join(sentences),
+            "content": {"application/problem+json": {"schema": Problem.model_json_schema()}},
+        }
+        for status, sentences in by_status.items()
+    }
+
+
+def everywhere() -> dict[int | str, dict[str, Any]]:
+    """The problems that any route can answer with."""
+    schema = {"content": {"application/problem+json": {"schema": Problem.model_json_schema()}}}
+    return responses(errors.Unauthenticated) | {
+        413: {"description": "The body is larger than this address accepts.", **schema},
+        422: {
+            "description": "The request was understood and refused; `errors` says which field and why.",
+            **schema,
+        },
+    }
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(EpochdError, _on_epochd_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(Exception, _on_unexpected)
+
+
+def request_id(request: Request) -> str | None:
+    known: str | None = request.scope.get("state", {}).get("request_id")
+    return known
+
+
+def _on_epochd_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, EpochdError)
+    known = next((cls for cls in type(error).__mro__ if cls in STATUS), errors.Internal)
+    if known is errors.Internal:
+        return _on_unexpected(request, error)
+    fields = [FieldProblem(pointer=error.pointer, detail=error.detail)] if error.pointer else []
+    headers = _HEADERS.get(known)
+    rid = request_id(request)
+    return problem(STATUS[known], error.code, error.detail, request_id=rid, fields=fields, headers=headers)
+
+
+def _on_invalid(request: Request, error: Exception) -> Response:
+    """What pydantic refused. Says what was expected, never what was sent."""
+    assert isinstance(error, RequestValidationError)
+    found = error.errors()
+    if any(each["type"] == "json_invalid" for each in found):
+        detail = "The body is not valid JSON."
+        return problem(400, "invalid_json", detail, request_id=request_id(request))
+    fields = [FieldProblem(pointer=_pointer(each["loc"]), detail=_sentence(each)) for each in found]
+    first = fields[0]
+    more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""
+    detail = f"{first.pointer}: {first.detail}{more}"
+    return problem(422, "validation_error", detail, request_id=request_id(request), fields=fields)
+
+
+def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = _CODES.get(error.status_code, "invalid_request")
+    detail = {
+        "not_found": "There is nothing at this address; /docs lists what is.",
+        "method_not_allowed": "This address does not take that method; see the Allow header.",
+        "too_large": "The body is larger than this address accepts.",
+    }.get(code, error.detail)
+    headers = dict(error.headers) if error.headers else None
+    return problem(error.status_code, code, detail, request_id=request_id(request), headers=headers)
+
+
+def _on_unexpected(request: Request, error: Exception) -> Response:
+    _log.error("request_failed", request_id=request_id(request), exc_info=error)
+    detail = "Something went wrong here, not with your request. The service's log has the details."
+    return problem(500, "internal", detail, request_id=request_id(request))
+
+
+def _pointer(location: Sequence[str | int]) -> str:
+    where, *path = map(str, location)
+    if where == "body":
+        return "#" + "".join(f"/{part.replace('~', '~0').replace('/', '~1')}" for part in path)
+    return f"{'?' if where == 'query' else where + ' '}{'.'.join(path)}"
+
+
+def _sentence(error: dict[str, Any]) -> str:
+    kinds = {
+        "missing": "This is required.",
+        "extra_forbidden": "There is no such field.",
+    }
+    sentence: str = kinds.get(error["type"]) or error["msg"].removeprefix("Value error, ")
+    return sentence if sentence.endswith(".") else f"{sentence}."

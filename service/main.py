@@ -1,0 +1,48 @@
+"""The app: lifespan, routers, error handlers."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import Depends, FastAPI
+from worker.jobs.db import Database
+from worker.jobs.settings import Settings
+
+from . import errors
+from .auth import Keys, require_key
+from .middleware import RequestContext
+from .predictor import Predictor
+from .routes import checkpoints, health, jobs, metrics, predict
+
+_JSON_BYTES = 2**20
+_DESCRIPTION = "Turns *train this network on these pictures* into HTTP."
+
+
+def create_app(settings: Settings) -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        db = Database(settings.resolved_database_url)
+        db.migrate()
+        predictor = Predictor()
+        app.state.settings, app.state.db, app.state.predictor = settings, db, predictor
+        app.state.keys = Keys(settings, db)
+        predictor.start()
+        yield
+        await predictor.stop()
+        db.close()
+
+    app = FastAPI(
+        title="epochd",
+        version=version("epochd"),
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        dependencies=[Depends(require_key)],
+        responses=errors.everywhere(),
+    )
+    for router in (jobs.router, metrics.router, checkpoints.router, health.router):
+        app.include_router(router, max_body_size=_JSON_BYTES)
+    app.include_router(predict.router, max_body_size=settings.max_image_bytes)
+    errors.install(app)
+    app.add_middleware(RequestContext)
+    return app

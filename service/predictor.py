@@ -1,0 +1,106 @@
+"""The API's end of the wire to the predictor process, which it starts, and restarts when it dies."""
+
+import asyncio
+import itertools
+import os
+import socket
+import sys
+import time
+from contextlib import suppress
+
+import structlog
+from worker.jobs import wire
+from worker.jobs.errors import PredictorUnavailable, from_code
+from worker.jobs.wire import LENGTHS, PredictAnswer, Prediction, PredictRequest
+
+_ANSWER_SECONDS = 60.0
+_MAX_WAITING = 256
+_YOUNG_SECONDS = 10.0  # one that dies younger than this is restarted more and more slowly
+_MAX_BACKOFF_SECONDS = 10.0
+_log = structlog.get_logger()
+
+
+class Predictor:
+    def __init__(self) -> None:
+        self._ids = itertools.count()
+        self._waiting: dict[int, asyncio.Future[PredictAnswer]] = {}
+        self._writer: asyncio.StreamWriter | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._pid: int | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process that would answer now; None while there is none."""
+        return self._pid
+
+    def start(self) -> None:
+        self._keeper = asyncio.create_task(self._keep())
+
+    async def stop(self) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._keeper
+
+    async def predict(self, *, path: str, sha256: str, top_k: int, image: bytes) -> Prediction:
+        """Asks for the class of a picture.
+
+        Raises PredictorUnavailable when the process is away, dies meanwhile or has too much to do, and what the
+        process itself raised: BadImage, ImageTooLarge, CheckpointCorrupt.
+        """
+        if self._writer is None or len(self._waiting) >= _MAX_WAITING:
+            raise PredictorUnavailable
+        request = PredictRequest(id=next(self._ids), path=path, sha256=sha256, top_k=top_k)
+        future = asyncio.get_running_loop().create_future()
+        self._waiting[request.id] = future
+        try:
+            self._writer.write(wire.pack(request, image))
+            answer: PredictAnswer = await asyncio.wait_for(future, _ANSWER_SECONDS)
+        except (TimeoutError, ConnectionError) as error:
+            raise PredictorUnavailable from error
+        finally:
+            del self._waiting[request.id]
+        if answer.prediction is None:
+            raise from_code(answer.code or "", answer.detail or "")
+        return answer.prediction
+
+    async def _keep(self) -> None:
+        backoff = 0.1
+        while True:
+            started = time.monotonic()
+            await self._run_once()
+            age = time.monotonic() - started
+            backoff = 0.1 if age > _YOUNG_SECONDS else min(2 * backoff, _MAX_BACKOFF_SECONDS)
+            _log.warning("predictor_died", age_seconds=round(age, 3), restart_in_seconds=backoff)
+            await asyncio.sleep(backoff)
+
+    async def _run_once(self) -> None:
+        """Starts the process and passes its answers on until it dies."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "worker.inference", str(theirs.fileno())),
+                pass_fds=[theirs.fileno()],
+                stdin=asyncio.subprocess.DEVNULL,
+                env={name: value for name, value in os.environ.items() if name != "EPOCHD_API_KEY"},
+            )
+        reader, self._writer = await asyncio.open_connection(sock=ours)
+        self._pid = process.pid
+        try:
+            while True:
+                head_bytes, _ = LENGTHS.unpack(await reader.readexactly(LENGTHS.size))
+                answer = PredictAnswer.model_validate_json(await reader.readexactly(head_bytes))
+                if (future := self._waiting.get(answer.id)) is not None and not future.done():
+                    future.set_result(answer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            self._pid = None
+            self._writer.close()
+            self._writer = None
+            for future in self._waiting.values():
+                if not future.done():
+                    future.set_exception(PredictorUnavailable())
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()

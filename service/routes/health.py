@@ -1,0 +1,71 @@
+"""Health: is the process alive, and can the product do its work."""
+
+import shutil
+from typing import Final
+
+from fastapi import APIRouter, Response
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+from worker.jobs import queue
+from worker.jobs.db import Database
+from worker.jobs.settings import Settings
+
+from service.deps import DatabaseDep, PredictorDep, SettingsDep
+from service.predictor import Predictor
+from service.schemas import Part, Readiness
+
+router = APIRouter(tags=["health"])
+_MIN_FREE_BYTES: Final = 256 * 2**20
+
+
+@router.get("/healthz", summary="Is the service alive?")
+def healthz() -> dict[str, str]:
+    """Touches nothing, so that a busy database never gets a living service restarted."""
+    return {"status": "ok"}
+
+
+@router.get(
+    "/readyz",
+    summary="Can jobs run and predictions be answered?",
+    responses={503: {"model": Readiness, "description": "A part is not ready; the body says which"}},
+)
+def readyz(settings: SettingsDep, db: DatabaseDep, predictor: PredictorDep, response: Response) -> Readiness:
+    parts = {
+        "database": _database(db),
+        "worker": _worker(settings, db),
+        "disk": _disk(settings),
+        "predictor": _predictor(predictor),
+    }
+    ready = all(part.ready for part in parts.values())
+    response.status_code = 200 if ready else 503
+    return Readiness(ready=ready, parts=parts)
+
+
+def _database(db: Database) -> Part:
+    try:
+        with db.read() as session:
+            session.execute(text("SELECT 1"))
+    except SQLAlchemyError:
+        return Part(ready=False, detail="The database does not answer.")
+    return Part(ready=True, detail="The database answers.")
+
+
+def _worker(settings: Settings, db: Database) -> Part:
+    try:
+        age = queue.seconds_since_heartbeat(db)
+    except SQLAlchemyError:
+        age = None
+    if age is None:
+        return Part(ready=False, detail="No worker is known: start one with `epochd worker`.")
+    alive = age <= settings.lease_seconds
+    return Part(ready=alive, detail=f"A worker was last heard {age:.0f} s ago.")
+
+
+def _disk(settings: Settings) -> Part:
+    free = shutil.disk_usage(settings.data_dir).free
+    return Part(ready=free >= _MIN_FREE_BYTES, detail=f"{free // 2**20} MiB are free in the data folder.")
+
+
+def _predictor(predictor: Predictor) -> Part:
+    there = predictor.pid is not None
+    return Part(ready=there, detail="The predictor runs." if there else "The predictor is being started.")

@@ -1,0 +1,69 @@
+"""Jobs: submit, list, look, cancel."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Query, Response
+from pydantic import BaseModel, Field
+from worker.jobs import queue, records
+from worker.jobs.db import Database
+from worker.jobs.errors import Conflict, InvalidRequest, NotFound, UnsupportedMediaType
+from worker.jobs.spec import Spec
+from worker.jobs.tables import TERMINAL, Job, Status
+
+from service.deps import DatabaseDep, JobDep, require_json
+from service.errors import responses
+from service.schemas import JobBody, JobPage, JobSummary
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+
+class ListQuery(BaseModel, extra="forbid"):
+    status: Status | None = Field(None, description="Only jobs of this status")
+    after: Annotated[str, Field(pattern=r"^[0-9a-f]{24}$")] | None = Field(
+        None, description="`next_cursor` of the page before"
+    )
+    limit: int = Field(20, ge=1, le=100)
+
+
+@router.post(
+    "",
+    status_code=201,
+    summary="Launch a training",
+    dependencies=[Depends(require_json)],
+    responses=responses(InvalidRequest, UnsupportedMediaType),
+)
+def submit(spec: Spec, db: DatabaseDep, response: Response) -> JobBody:
+    """Queues a job. `{}` is a valid spec: the values of PyTorch's tutorial are the defaults."""
+    job = queue.enqueue(db, spec)
+    response.headers["Location"] = f"/jobs/{job.id}"
+    return _whole(db, job)
+
+
+@router.get("", summary="List jobs, newest first")
+def list_jobs(db: DatabaseDep, query: Annotated[ListQuery, Query()]) -> JobPage:
+    jobs, has_more = queue.jobs(db, status=query.status, after=query.after, limit=query.limit)
+    cursor = jobs[-1].id if has_more else None
+    return JobPage(data=[JobSummary.of(job) for job in jobs], has_more=has_more, next_cursor=cursor)
+
+
+@router.get("/{job_id}", summary="Look at a job", responses=responses(NotFound))
+def show(job: JobDep, db: DatabaseDep) -> JobBody:
+    return _whole(db, job)
+
+
+@router.post(
+    "/{job_id}/cancel",
+    summary="Cancel a job",
+    responses=responses(NotFound, Conflict) | {202: {"model": JobBody, "description": "The training is stopping"}},
+)
+def cancel(job: JobDep, db: DatabaseDep, response: Response) -> JobBody:
+    """200 when the job is cancelled, 202 while its training is still stopping. The checkpoints of finished epochs
+    stay and can answer predictions."""
+    cancelled = queue.cancel(db, job.id)
+    status: Literal[200, 202] = 200 if cancelled.status in TERMINAL else 202
+    response.status_code = status
+    return _whole(db, cancelled)
+
+
+def _whole(db: Database, job: Job) -> JobBody:
+    return JobBody.whole(job, records.attempts(db, job.id), records.transitions(db, job.id))

@@ -1,0 +1,107 @@
+"""Pictures and the preprocessing that training, testing and prediction share. It travels in the checkpoint."""
+
+import io
+import warnings
+from functools import cached_property
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from pydantic import BaseModel, Field
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as transforms
+
+from worker.jobs.errors import BadImage, ImageTooLarge
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+_EXACT_IN_TORCHVISION = {("JPEG", "L"), ("JPEG", "RGB"), ("PNG", "L"), ("PNG", "RGB"), ("WEBP", "RGB")}
+
+
+class Preprocessing(BaseModel):
+    """How a picture becomes the network's input."""
+
+    channels: int = Field(description="1 for grey, 3 for colour")
+    height: int
+    width: int
+    mean: list[float] = Field(description="Subtracted from pixels scaled to 0..1, per channel")
+    std: list[float] = Field(description="Divided by, per channel")
+
+    def picture(self, data: bytes, *, max_pixels: int) -> Tensor:
+        """Decodes a picture file into uint8 C x H x W of this size and number of channels.
+
+        A picture of another shape is scaled until it covers the target and cut to its centre; colour turns grey
+        by luminance (or grey into three equal channels); transparency is laid on white.
+
+        Raises BadImage, and ImageTooLarge when its header promises more than `max_pixels`.
+        """
+        pixels = decode(data, self.channels, max_pixels=max_pixels)
+        return fit(pixels, self.height, self.width)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 N x C x H x W to the float32 that the network sees, on the same device."""
+        X = images.float() / 255
+        if self._is_identity:
+            return X
+        mean, std = (torch.tensor(v, device=X.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
+        return (X - mean) / std
+
+    @cached_property
+    def _is_identity(self) -> bool:
+        return not any(self.mean) and all(value == 1 for value in self.std)
+
+
+def decode(data: bytes, channels: int, *, max_pixels: int) -> Tensor:
+    """A picture file as uint8 channels x H x W, upright. Raises BadImage and ImageTooLarge.
+
+    Pillow reads the header, so that a hostile size is refused before anything is decoded; torchvision decodes the
+    plain cases, which is 2 to 3 times faster; Pillow decodes the rest.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is below
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise ImageTooLarge from error
+    except Exception as error:  # Pillow's readers raise what they like on hostile bytes
+        raise BadImage from error
+    with image:
+        if image.width * image.height > max_pixels:
+            raise ImageTooLarge(f"The picture has {image.width} x {image.height} pixels; the limit is {max_pixels}.")
+        try:
+            if (image.format, image.mode) in _EXACT_IN_TORCHVISION and "transparency" not in image.info:
+                return _decode_by_torchvision(data, channels)
+            return _decode_by_pillow(image, channels)
+        except Exception as error:
+            raise BadImage("The picture's data is damaged or of a kind that is not supported.") from error
+
+
+def fit(pixels: Tensor, height: int, width: int) -> Tensor:
+    """uint8 C x H x W scaled to cover height x width, then cut to the centre."""
+    _, h, w = pixels.shape
+    if (h, w) == (height, width):
+        return pixels
+    scale = max(height / h, width / w)
+    size = [max(height, round(h * scale)), max(width, round(w * scale))]
+    covering = transforms.resize(pixels, size, interpolation=InterpolationMode.BILINEAR, antialias=True)
+    cut: Tensor = transforms.center_crop(covering, [height, width])
+    return cut
+
+
+def _decode_by_torchvision(data: bytes, channels: int) -> Tensor:
+    mode = ImageReadMode.GRAY if channels == 1 else ImageReadMode.RGB
+    encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    pixels: Tensor = decode_image(encoded, mode=mode, apply_exif_orientation=True)
+    return pixels
+
+
+def _decode_by_pillow(image: Image.Image, channels: int) -> Tensor:
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):  # 16 bits a pixel
+        upright = Image.fromarray((np.asarray(upright, dtype=np.uint32) >> 8).astype(np.uint8))
+    if upright.has_transparency_data:
+        rgba = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    pixels = np.array(upright.convert("L" if channels == 1 else "RGB"))
+    return torch.from_numpy(pixels).reshape(upright.height, upright.width, channels).permute(2, 0, 1).contiguous()

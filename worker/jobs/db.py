@@ -1,0 +1,126 @@
+"""One place for the database's discipline: which driver, how a transaction begins, which schema it must have."""
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import structlog
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+from sqlalchemy import Connection, Engine, create_engine, event, func, select, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.pool import ConnectionPoolEntry
+from sqlmodel import Session
+
+from .errors import SchemaTooNew
+
+_BUSY_SECONDS = 30
+_MIGRATION_LOCK = 0x65706F63  # any constant: PostgreSQL's advisory locks are named by numbers
+_log = structlog.get_logger()
+
+
+class Database:
+    """Sessions that read and sessions that write; a writing one commits when its block ends well."""
+
+    def __init__(self, url: str) -> None:
+        self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
+        self._engine = _sqlite_engine(url) if self.is_sqlite else _postgres_engine(url)
+        self._writing = self._engine.execution_options(epochd_writes=True)
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        with Session(self._engine) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        with Session(self._writing, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def migrate(self) -> None:
+        """Brings the schema to this version; two processes that start together do it once.
+
+        Raises SchemaTooNew when a newer epochd has been here.
+        """
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        with self._writing.begin() as connection:
+            if not self.is_sqlite:  # on SQLite the transaction itself is the lock
+                connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+            config.attributes["connection"] = connection
+            try:
+                command.upgrade(config, "head")
+            except CommandError as error:
+                raise SchemaTooNew from error
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+def now(session: Session) -> datetime:
+    """The time that leases are measured by: the database host's, so that workers need not agree on one."""
+    if session.get_bind().dialect.name == "sqlite":
+        return datetime.now(UTC)
+    return session.execute(text("SELECT clock_timestamp()")).scalar_one()  # type: ignore[no-any-return]
+
+
+def journal_mode(sqlite_version: tuple[int, int, int]) -> str:
+    """WAL, unless this SQLite can lose committed rows in it.
+
+    3.7.0 to 3.51.2 have the WAL-reset bug (https://sqlite.org/wal.html); 3.44.6 and 3.50.7 carry the fix.
+    """
+    fixed = (
+        sqlite_version >= (3, 51, 3)
+        or (3, 50, 7) <= sqlite_version < (3, 51, 0)
+        or (3, 44, 6) <= sqlite_version < (3, 45, 0)
+    )
+    return "WAL" if fixed else "DELETE"
+
+
+def _sqlite_driver() -> ModuleType:
+    try:
+        return importlib.import_module("pysqlite3.dbapi2")  # bundles a fixed SQLite
+    except ImportError:  # no wheel for this platform
+        return importlib.import_module("sqlite3.dbapi2")
+
+
+def _sqlite_engine(url: str) -> Engine:
+    path = make_url(url).database
+    if path:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    driver = _sqlite_driver()
+    mode = journal_mode(driver.sqlite_version_info)
+    if mode != "WAL":
+        _log.warning("sqlite_without_wal", sqlite=driver.sqlite_version, reason="WAL-reset bug")
+    # FastAPI runs sync routes in 40 threads; a smaller pool would time out under load.
+    engine = create_engine(
+        url,
+        module=driver,
+        pool_size=40,
+        max_overflow=0,
+        connect_args={"timeout": _BUSY_SECONDS, "isolation_level": None, "check_same_thread": False},
+    )
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _: ConnectionPoolEntry) -> None:
+        connection.execute(f"PRAGMA journal_mode={mode}")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # A transaction that reads first and writes later fails at once under load, whatever the time-out.
+        writes = connection.get_execution_options().get("epochd_writes")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _postgres_engine(url: str) -> Engine:
+    # pool_pre_ping: a restarted server costs a reconnect, not an error.
+    return create_engine(url, pool_size=40, max_overflow=0, pool_pre_ping=True)

@@ -1,0 +1,105 @@
+"""The one family of errors. An error's docstring is its default sentence, `code` its stable name.
+
+The service maps each class to a status in one table (`service/errors.py`); a job that fails keeps the code and
+the sentence in its `error`.
+"""
+
+import inspect
+import re
+from typing import ClassVar
+
+
+class EpochdError(Exception):
+    """Something went wrong inside epochd."""
+
+    code: ClassVar[str] = "internal"
+
+    def __init__(self, detail: str | None = None, *, pointer: str | None = None) -> None:
+        self.detail = detail or inspect.getdoc(type(self)) or self.code
+        self.pointer = pointer  # JSON pointer to the field at fault, when there is one
+        super().__init__(self.detail)
+
+    def __init_subclass__(cls) -> None:
+        cls.code = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+
+
+class Internal(EpochdError):
+    """The training stopped on an unexpected error; the end of its traceback is in the job."""
+
+
+class NotFound(EpochdError):
+    """There is nothing here."""
+
+
+class InvalidCursor(EpochdError):
+    """`after` is not a cursor of this list; use the `next_cursor` of the page before."""
+
+
+class Conflict(EpochdError):
+    """The job's status does not allow this."""
+
+
+class NotReady(EpochdError):
+    """The job has no checkpoint yet; the first one appears when its first epoch ends."""
+
+
+class CheckpointCorrupt(EpochdError):
+    """The checkpoint's file is missing or its contents have changed since it was written."""
+
+
+class DatasetMissing(EpochdError):
+    """The dataset's files were not found."""
+
+
+class DeviceUnavailable(EpochdError):
+    """The device this job asks for is not on this machine."""
+
+
+class StaleAttempt(EpochdError):
+    """This attempt no longer owns its job; the write was refused."""
+
+
+class Killed(EpochdError):
+    """The training process was killed."""
+
+
+class Crashed(EpochdError):
+    """The training process ended without saying why."""
+
+
+class WorkerLost(EpochdError):
+    """The worker that ran this attempt stopped answering."""
+
+
+class Unauthenticated(EpochdError):
+    """This service needs an API key: send `Authorization: Bearer <key>`."""
+
+
+class InvalidRequest(EpochdError):
+    """The request cannot be understood."""
+
+
+class UnsupportedMediaType(EpochdError):
+    """The body's type is not accepted here."""
+
+
+class BadImage(EpochdError):
+    """This is not a picture that can be read: send a JPEG, PNG, WebP, BMP or GIF."""
+
+
+class ImageTooLarge(EpochdError):
+    """The picture has more pixels than this service accepts."""
+
+
+class PredictorUnavailable(EpochdError):
+    """The predictor is starting or was restarted; try again in a moment."""
+
+
+class SchemaTooNew(EpochdError):
+    """The database was written by a newer epochd; install that version or use another data folder."""
+
+
+def from_code(code: str, detail: str) -> EpochdError:
+    """The error that `code` names, as it came over a wire."""
+    family = {cls.code: cls for cls in EpochdError.__subclasses__()}
+    return family.get(code, Internal)(detail)

@@ -1,0 +1,32 @@
+"""What a job or an attempt says about how it failed."""
+
+import signal
+from typing import Self
+
+from pydantic import BaseModel, Field
+
+from .errors import Crashed, EpochdError, Killed
+
+
+class Failure(BaseModel):
+    code: str = Field(description="A stable name, such as `dataset_missing` or `killed`")
+    message: str = Field(description="One sentence for people")
+    phase: str | None = Field(None, description="What the attempt was doing")
+    signal: str | None = Field(None, description="The signal that ended the training process, such as `SIGKILL`")
+    traceback_tail: str | None = Field(None, description="The end of the traceback, for unexpected errors")
+    suggestion: str | None = Field(None, description="What to try")
+
+    @classmethod
+    def of(cls, error: EpochdError, *, phase: str | None = None, traceback_tail: str | None = None) -> Self:
+        return cls(code=error.code, message=error.detail, phase=phase, traceback_tail=traceback_tail)
+
+    @classmethod
+    def of_exit(cls, exit_code: int, *, phase: str | None = None) -> Self:
+        """The failure of a training process that left without a word; a signal n is the exit code -n."""
+        if exit_code >= 0:
+            message = f"The training process left with exit code {exit_code} and without saying why."
+            return cls(code=Crashed.code, message=message, phase=phase)
+        name = signal.Signals(-exit_code).name
+        hint = ", possibly because the machine ran out of memory" if name == "SIGKILL" else ""
+        message = f"The training process was killed by {name}{hint}."
+        return cls(code=Killed.code, message=message, phase=phase, signal=name)

@@ -1,0 +1,45 @@
+"""Settings, read from `EPOCHD_*` variables. The README's table is checked against this class by a test."""
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="EPOCHD_", frozen=True)
+
+    data_dir: Path = Field(Path("epochd-data"), description="Folder for the database, datasets and checkpoints")
+    host: str = Field("127.0.0.1", description="Address to listen on; any but loopback needs an API key")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one")
+    database_url: str | None = Field(None, description="`postgresql://...`; unset means SQLite in the data folder")
+    api_key: SecretStr | None = Field(None, min_length=16, description="Key that clients send as a bearer token")
+    lease_seconds: float = Field(30.0, gt=0, description="A worker silent for this long has lost its jobs")
+    heartbeat_seconds: float = Field(5.0, gt=0, description="How often a worker renews its leases")
+    poll_seconds: float = Field(0.05, gt=0, le=5, description="How often an idle worker looks for a queued job")
+    cancel_seconds: float = Field(5.0, gt=0, description="A cancelled training that has not left by then is killed")
+    max_attempts: int = Field(3, ge=1, le=100, description="A job that dies this many times is failed")
+    slots: int = Field(1, ge=1, le=64, description="Jobs that one worker trains at once; they share the cores")
+    allow_download: bool = Field(True, description="Whether a built-in dataset may be fetched over the network")
+    system_datasets_dir: Path = Field(
+        Path("/usr/share/datasets"), description="Where Debian's dataset packages put their files"
+    )
+    max_pixels: int = Field(25_000_000, ge=1, description="Largest picture accepted, in pixels")
+    max_image_bytes: int = Field(20 * 2**20, ge=1, description="Largest body of a prediction request, in bytes")
+
+    @model_validator(mode="after")
+    def _lease_outlives_heartbeat(self) -> "Settings":
+        if self.lease_seconds < 2 * self.heartbeat_seconds:
+            raise ValueError("EPOCHD_LEASE_SECONDS must be at least twice EPOCHD_HEARTBEAT_SECONDS")
+        return self
+
+    @property
+    def resolved_database_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'epochd.db'}"
+
+    @property
+    def is_exposed(self) -> bool:
+        """Whether other machines can reach the service."""
+        return self.host not in LOOPBACK

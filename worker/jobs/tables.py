@@ -1,0 +1,191 @@
+"""The tables. A model is always a network here, so these rows are called by what they are: jobs, attempts, ...
+
+The database guards the invariants by named CHECK constraints; `queue.py` and `records.py` are the only writers.
+"""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, CheckConstraint, Column, DateTime, Dialect, ForeignKey, Index, String
+from sqlalchemy.types import TypeDecorator
+from sqlmodel import Field, SQLModel
+
+
+class Status(StrEnum):
+    QUEUED = "queued"  # waits for a worker
+    RUNNING = "running"  # an attempt owns it
+    CANCELLING = "cancelling"  # an attempt owns it and has been asked to stop for good
+    SUCCEEDED = "succeeded"  # every epoch was trained
+    FAILED = "failed"  # cannot be trained, or its attempts are spent
+    CANCELLED = "cancelled"  # stopped by request
+
+
+OWNED = (Status.RUNNING, Status.CANCELLING)
+TERMINAL = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
+
+
+class Phase(StrEnum):
+    PREPARING = "preparing"  # building dataset, model and optimizer
+    TRAINING = "training"
+    TESTING = "testing"
+    SAVING = "saving"  # writing the checkpoint
+
+
+class Outcome(StrEnum):
+    """How an attempt ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"  # an error that another attempt would meet again
+    CANCELLED = "cancelled"
+    RELEASED = "released"  # its worker was told to stop and gave the job back; costs nothing
+    KILLED = "killed"  # the training process died of a signal
+    CRASHED = "crashed"  # the training process left without a word
+    WORKER_LOST = "worker_lost"  # the lease ran out
+
+
+SPENT = (Outcome.KILLED, Outcome.CRASHED, Outcome.WORKER_LOST)  # these count against max_attempts
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware UTC time on both databases; SQLite itself keeps no time zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return value.astimezone(UTC) if value else None
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
+
+
+def _one_of(column: str, values: type[StrEnum]) -> str:
+    return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
+
+
+_TERMINAL_SQL = ", ".join(repr(str(status)) for status in TERMINAL)
+_OWNED_SQL = ", ".join(repr(str(status)) for status in OWNED)
+
+
+def _time(*, nullable: bool = True) -> Any:
+    return Field(default=None, sa_column=Column(UtcDateTime, nullable=nullable))
+
+
+def _job_id() -> Any:
+    return Field(sa_column=Column(String(64), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True))
+
+
+class Job(SQLModel, table=True):
+    __tablename__ = "jobs"
+    __table_args__ = (
+        CheckConstraint(_one_of("status", Status), name="jobs_status_known"),
+        CheckConstraint(f"phase IS NULL OR {_one_of('phase', Phase)}", name="jobs_phase_known"),
+        CheckConstraint(
+            f"(finished_at IS NOT NULL) = (status IN ({_TERMINAL_SQL}))", name="jobs_finished_at_iff_terminal"
+        ),
+        CheckConstraint(f"(worker_id IS NOT NULL) = (status IN ({_OWNED_SQL}))", name="jobs_worker_iff_owned"),
+        CheckConstraint("(worker_id IS NULL) = (lease_expires_at IS NULL)", name="jobs_lease_iff_worker"),
+        Index("jobs_by_status", "status", "id"),
+    )
+
+    id: str = Field(primary_key=True, max_length=64)
+    name: str | None = Field(default=None, max_length=100)
+    labels: dict[str, str] = Field(sa_column=Column(JSON, nullable=False))
+    spec: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    status: str = Field(default=Status.QUEUED, max_length=16)
+    phase: str | None = Field(default=None, max_length=16)
+    created_at: datetime = _time(nullable=False)
+    started_at: datetime | None = _time()
+    finished_at: datetime | None = _time()
+    attempt: int = 0  # the number of the current or last attempt; the fence of every worker's write
+    last_seq: int = 0  # of the newest metrics row; never goes back
+    worker_id: str | None = Field(default=None, max_length=64)
+    lease_expires_at: datetime | None = _time()
+    epoch: int = 0  # progress: the epoch at work, from 1
+    batch: int = 0
+    batches: int = 0
+    samples_per_second: float | None = None
+    eta_seconds: float | None = None
+    error: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    provenance: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+
+
+class Attempt(SQLModel, table=True):
+    __tablename__ = "attempts"
+    __table_args__ = (
+        CheckConstraint(f"outcome IS NULL OR {_one_of('outcome', Outcome)}", name="attempts_outcome_known"),
+        CheckConstraint("(ended_at IS NULL) = (outcome IS NULL)", name="attempts_ended_at_iff_outcome"),
+    )
+
+    job_id: str = _job_id()
+    number: int = Field(primary_key=True)
+    worker_id: str = Field(max_length=64)
+    started_at: datetime = _time(nullable=False)
+    first_batch_at: datetime | None = _time()  # when it had trained one batch
+    ended_at: datetime | None = _time()
+    outcome: str | None = Field(default=None, max_length=16)
+    resumed_from: int | None = None  # the epoch whose checkpoint it went on from
+    error: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+
+
+class Transition(SQLModel, table=True):
+    __tablename__ = "transitions"
+
+    job_id: str = _job_id()
+    seq: int = Field(primary_key=True)
+    status: str = Field(max_length=16)
+    at: datetime = _time(nullable=False)
+    reason: str | None = Field(default=None, max_length=200)
+
+
+class Epoch(SQLModel, table=True):
+    """The metrics of one epoch. `seq` only grows within a job, across attempts."""
+
+    __tablename__ = "epochs"
+    __table_args__ = (Index("epochs_by_seq", "job_id", "seq", unique=True),)
+
+    job_id: str = _job_id()
+    epoch: int = Field(primary_key=True)
+    seq: int
+    attempt: int
+    recorded_at: datetime = _time(nullable=False)
+    train_loss: float | None = None
+    test_loss: float | None = None
+    test_accuracy: float
+    learning_rate: float
+    samples_per_second: float
+    train_seconds: float
+    test_seconds: float
+    non_finite: str | None = Field(default=None, max_length=8)  # what a null loss was: nan, inf or -inf
+
+
+class Checkpoint(SQLModel, table=True):
+    __tablename__ = "checkpoints"
+
+    job_id: str = _job_id()
+    epoch: int = Field(primary_key=True)
+    attempt: int
+    created_at: datetime = _time(nullable=False)
+    path: str = Field(max_length=200)  # of the weights, relative to the data folder
+    sha256: str = Field(max_length=64)
+    bytes: int = Field(sa_type=BigInteger)
+    state_path: str = Field(max_length=200)  # of what only training needs to go on
+    state_sha256: str = Field(max_length=64)
+
+
+class Worker(SQLModel, table=True):
+    __tablename__ = "workers"
+
+    id: str = Field(primary_key=True, max_length=64)
+    host: str = Field(max_length=255)
+    started_at: datetime = _time(nullable=False)
+    heartbeat_at: datetime = _time(nullable=False)
+
+
+class ApiKey(SQLModel, table=True):
+    __tablename__ = "api_keys"
+
+    sha256: str = Field(primary_key=True, max_length=64)
+    prefix: str = Field(max_length=16)
+    created_at: datetime = _time(nullable=False)

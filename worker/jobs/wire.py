@@ -1,0 +1,44 @@
+"""What the service and the predictor say to each other: frames of a JSON head and a raw body over a socket.
+
+A frame is two unsigned 32-bit lengths (network order), then the head as JSON, then the body as it is.
+"""
+
+import struct
+
+from pydantic import BaseModel
+
+LENGTHS = struct.Struct("!II")
+
+
+class PredictRequest(BaseModel):
+    """The head of a request; the body is the picture's file as it was uploaded."""
+
+    id: int
+    path: str  # of the weights, relative to the data folder
+    sha256: str
+    top_k: int
+
+
+class Guess(BaseModel):
+    class_index: int
+    label: str
+    probability: float
+
+
+class Prediction(Guess):
+    top: list[Guess]
+    warnings: list[str] = []
+
+
+class PredictAnswer(BaseModel):
+    """The head of an answer; its body is empty. Either `prediction` or `code` and `detail` are there."""
+
+    id: int
+    prediction: Prediction | None = None
+    code: str | None = None
+    detail: str | None = None
+
+
+def pack(head: BaseModel, body: bytes = b"") -> bytes:
+    encoded = head.model_dump_json().encode()
+    return LENGTHS.pack(len(encoded), len(body)) + encoded + body

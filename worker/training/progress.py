@@ -1,0 +1,102 @@
+"""What runs beside the loops: an iterable around the dataloader that reports progress and can stop between steps."""
+
+import signal
+import time
+from collections.abc import Iterable, Iterator, Sized
+from types import FrameType
+from typing import Protocol
+
+from worker.jobs import records
+from worker.jobs.db import Database
+from worker.jobs.records import Progress
+from worker.jobs.tables import Phase
+
+from .loops import Batch
+
+_REPORT_SECONDS = 1.0
+
+
+class Stopped(BaseException):
+    """The attempt was asked to stop; its worker knows why. Not an error, so no `except Exception` takes it."""
+
+
+class Dataloader(Iterable[Batch], Sized, Protocol):
+    """Batches that know how many they are."""
+
+
+class Reporter:
+    """An attempt's voice: where it is, at most once a second, and whether it should stop."""
+
+    def __init__(self, db: Database, job_id: str, attempt: int, epochs: int) -> None:
+        self._db, self._job_id, self._attempt, self._epochs = db, job_id, attempt, epochs
+        self._stop_requested = False
+        self._trained_seconds = 0.0  # in finished epochs of this attempt, testing and saving included
+        self._trained_epochs = 0
+        self._epoch_started = self._reported = time.monotonic()
+        self._first_batch_pending = True
+        self._now = Progress(Phase.PREPARING, 0, 0, 0, None, None)
+
+    @property
+    def phase(self) -> Phase:
+        return self._now.phase
+
+    def listen(self) -> None:
+        """From now on SIGTERM asks this attempt to stop at the next batch."""
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+
+    def begin(self, phase: Phase) -> None:
+        """Enters a phase that has no batches of its own."""
+        self._now = Progress(**vars(self._now) | {"phase": phase})
+        self._record()
+
+    def train(self, batches: Dataloader, epoch: int, samples: int) -> Iterator[Batch]:
+        """Watches an epoch's training batches."""
+        self._epoch_started = time.monotonic()
+        self._now = Progress(Phase.TRAINING, epoch, 0, len(batches), None, self._now.eta_seconds)
+        for batch, data in enumerate(batches, start=1):
+            yield data
+            elapsed = time.monotonic() - self._epoch_started
+            rate = min(batch / len(batches) * samples, samples) / elapsed
+            eta = self._eta(batch / len(batches), elapsed)
+            self._now = Progress(Phase.TRAINING, epoch, batch, len(batches), rate, eta)
+            self._between_batches()
+
+    def test(self, batches: Dataloader) -> Iterator[Batch]:
+        """Watches the test batches."""
+        self.begin(Phase.TESTING)
+        for data in batches:
+            yield data
+            self._between_batches()
+
+    def epoch_done(self) -> Progress:
+        """Progress as of the end of an epoch, for the transaction that records it."""
+        self._trained_epochs += 1
+        self._trained_seconds += time.monotonic() - self._epoch_started
+        left = self._epochs - self._now.epoch
+        eta = left * self._trained_seconds / self._trained_epochs
+        self._now = Progress(**vars(self._now) | {"eta_seconds": eta})
+        return self._now
+
+    def _eta(self, share: float, elapsed: float) -> float:
+        """Seconds until the job is done: by whole epochs once there are some, by batches before."""
+        left = self._epochs - self._now.epoch + 1 - share
+        if self._trained_epochs:
+            return left * self._trained_seconds / self._trained_epochs
+        return left * elapsed / share
+
+    def _between_batches(self) -> None:
+        if self._stop_requested:
+            raise Stopped
+        if self._first_batch_pending and self._now.phase is Phase.TRAINING:
+            self._first_batch_pending = False
+            records.record_first_batch(self._db, self._job_id, self._attempt, self._now)
+            self._reported = time.monotonic()
+        elif time.monotonic() - self._reported >= _REPORT_SECONDS:
+            self._record()
+
+    def _record(self) -> None:
+        records.record_progress(self._db, self._job_id, self._attempt, self._now)
+        self._reported = time.monotonic()
+
+    def _on_sigterm(self, _signal: int, _frame: FrameType | None) -> None:
+        self._stop_requested = True
