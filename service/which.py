@@ -1,10 +1,22 @@
 """How a request names one of a job's checkpoints."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+
+
+def _known(which: str) -> str:
+    if which not in ("best", "last") and not (which.isdecimal() and which.isascii() and len(which) < 10):
+        raise ValueError("must be `best`, `last` or the number of an epoch")
+    return which
+
 
 Which = Annotated[
-    Literal["best", "last"] | Annotated[int, Field(ge=1, lt=2**31)],
-    Field(description="`best` (highest test accuracy), `last`, or the number of an epoch"),
+    str,
+    AfterValidator(_known),
+    Field(
+        description="`best` (highest test accuracy), `last`, or the number of an epoch",
+        examples=["best", "3"],
+        json_schema_extra={"pattern": "^(best|last|[0-9]{1,9})$"},
+    ),
 ]

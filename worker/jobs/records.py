@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import delete, select, update
 from sqlmodel import col
@@ -140,13 +140,15 @@ def checkpoints(db: Database, job_id: str) -> list[KeptCheckpoint]:
     return [KeptCheckpoint(row, metrics, row is best[0], row is rows[-1][0]) for row, metrics in rows]
 
 
-def checkpoint(db: Database, job_id: str, which: int | Literal["best", "last"]) -> KeptCheckpoint:
-    """Raises NotReady when there is none yet, NotFound when there is none of that epoch."""
+def checkpoint(db: Database, job_id: str, which: str) -> KeptCheckpoint:
+    """The one that `best`, `last` or the number of an epoch names.
+
+    Raises NotReady when there is none yet, NotFound when there is none of that epoch."""
     kept = checkpoints(db, job_id)
     if not kept:
         raise NotReady
     for item in kept:
-        if (which == "best" and item.is_best) or (which == "last" and item.is_last) or which == item.row.epoch:
+        if (which == "best" and item.is_best) or (which == "last" and item.is_last) or which == str(item.row.epoch):
             return item
     raise NotFound(f"The job has no checkpoint of epoch {which}.")
 

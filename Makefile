@@ -1,0 +1,73 @@
+# Targets print their own help: `make`.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# The first Python that is new enough; `make PYTHON=/path/to/python demo` insists on one.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+# Where torch comes from; empty means the default index, whose Linux build carries CUDA (5 GB) and runs on the CPU too.
+TORCH_INDEX_URL ?=
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help demo serve test lint types unit e2e chaos bench image-check clean
+
+help: ## Show this help
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+demo: .venv/installed ## The main job, end to end: train FashionMNIST over HTTP, predict ten test pictures
+	@$(BIN)/python -m tests.end_to_end.demo
+
+serve: .venv/installed ## Service and worker in the foreground on EPOCHD_PORT (8000); Ctrl-C stops both
+	@exec $(BIN)/epochd serve
+
+test: lint types unit e2e chaos ## Everything that must hold: lint, types, all test tiers
+
+lint: .venv/installed ## ruff: format, lint, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: .venv/installed ## mypy, strict, over code and tests
+	$(BIN)/mypy
+
+unit: .venv/installed ## The unit tier, in seconds
+	$(PYTEST) -q -n 2 tests/service tests/worker
+
+e2e: .venv/installed ## Over real HTTP with a real worker process, and the README's commands
+	$(PYTEST) -q tests/end_to_end
+
+chaos: .venv/installed ## Kill what can be killed, a few times
+	$(PYTEST) -q tests/chaos
+
+bench: .venv/installed ## Measure: epochd's job beside the tutorial script, and the wait for the first batch
+	@$(BIN)/python -m tests.bench.main_job
+
+image-check: .venv/installed ## Build the image with buildah and run the main job inside it
+	@PYTHON=$(BIN)/python docker/image-check.sh
+
+clean: ## Remove the virtual environment and caches (not your data folder)
+	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+.venv/installed: pyproject.toml constraints.txt | .venv/bin/pip
+	@echo "Installing into .venv (with CUDA-enabled torch some 5 GB: this takes minutes)"
+	@$(if $(TORCH_INDEX_URL),$(PIP) install -q -c constraints.txt --index-url $(TORCH_INDEX_URL) torch torchvision)
+	@$(PIP) install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# Debian's and Ubuntu's python3 comes without ensurepip (it is in python3-venv). Without root, pip's own wheel can
+# still be had from the package archive.
+.venv/bin/pip:
+	@test -n "$(PYTHON)" || { echo "epochd needs Python 3.11 or newer; none was found"; exit 1; }
+	@if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then $(PYTHON) -m venv .venv; else \
+		set -e; $(PYTHON) -m venv --without-pip .venv; \
+		scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; mkdir -p $$scratch/{lists,archives}/partial; \
+		own="-q -o Dir::State::Lists=$$scratch/lists -o Dir::Cache=$$scratch -o Dir::Cache::Archives=$$scratch/archives"; \
+		(cd $$scratch && { apt-get -q download python3-pip-whl || \
+			{ apt-get $$own update && apt-get $$own download python3-pip-whl; }; } && \
+			dpkg-deb -x python3-pip-whl_*.deb .) > $$scratch/log 2>&1 || \
+			{ tail -3 $$scratch/log; rm -rf .venv; echo "This Python has no pip: install python3-venv (apt-get install python3-venv)"; exit 1; }; \
+		wheel=$$(echo $$scratch/usr/share/python-wheels/pip-*.whl); \
+		.venv/bin/python $$wheel/pip install -q --no-index $$wheel; \
+	fi

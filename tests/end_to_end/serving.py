@@ -1,0 +1,146 @@
+"""A real epochd for tests and the demo: `epochd serve` as a process on a free port, and a client to talk to it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+START_SECONDS = 60.0
+JOB_SECONDS = 300.0
+
+
+class Epochd:
+    """A running `epochd serve`."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
+        self.process, self.url, self.log = process, url, log
+        self.http = httpx2.Client(base_url=url, timeout=60)
+
+    def submit(self, **spec: Any) -> str:
+        answer = self.http.post("/jobs", json=spec)
+        assert answer.status_code == 201, answer.text
+        job_id: str = answer.json()["id"]
+        return job_id
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        body: dict[str, Any] = self.http.get(f"/jobs/{job_id}").raise_for_status().json()
+        return body
+
+    def metrics(self, job_id: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self.http.get(f"/jobs/{job_id}/metrics").raise_for_status().json()["data"]
+        return rows
+
+    def wait(self, job_id: str, until: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Polls the job until it is as wanted."""
+        deadline = time.monotonic() + JOB_SECONDS
+        while time.monotonic() < deadline:
+            job = self.job(job_id)
+            if until(job):
+                return job
+            time.sleep(0.02)
+        raise AssertionError(f"the job never got there: {self.job(job_id)}")
+
+    def wait_terminal(self, job_id: str) -> dict[str, Any]:
+        return self.wait(job_id, lambda job: job["status"] in ("succeeded", "failed", "cancelled"))
+
+    def processes(self) -> dict[int, str]:
+        """The pids of everything that this epochd started, with their command lines."""
+        return {pid: _command(pid) for pid in _descendants(self.process.pid)}
+
+    def pid_of(self, module: str) -> int:
+        """The process that runs `python -m <module>`."""
+        (pid,) = [pid for pid, command in self.processes().items() if f"-m {module}" in command]
+        return pid
+
+    def attempt_pids(self) -> list[int]:
+        """The training processes: children of the preloaded process."""
+        preloaded = [pid for pid, command in self.processes().items() if "forkserver" in command]
+        return [pid for parent in preloaded for pid in _children(parent) if os.getsid(pid) == pid]
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        return self.process.wait(30)
+
+
+@contextmanager
+def epochd(data_dir: Path, *, log: Path | None = None, **settings: str) -> Iterator[Epochd]:
+    """Starts `epochd serve` on a free port; nothing of it is left afterwards."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    log = log or data_dir / "serve.log"
+    env = os.environ | {"EPOCHD_DATA_DIR": str(data_dir), "EPOCHD_PORT": "0"} | settings
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service.cli", "serve"], env=env, stderr=output, stdout=output
+        )
+    started: dict[int, str] = {}
+    try:
+        running = Epochd(process, _url(process, log), log)
+        _wait_ready(running)
+        yield running
+    finally:
+        started = {pid: _command(pid) for pid in _descendants(process.pid)}
+        if process.poll() is None:
+            process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        _assert_gone(started)
+
+
+def _url(process: "subprocess.Popen[bytes]", log: Path) -> str:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        for line in log.read_text().splitlines():
+            if line.startswith("{") and (entry := json.loads(line)).get("event") == "listening":
+                url: str = entry["url"]
+                return url
+        time.sleep(0.02)
+    raise RuntimeError(f"epochd did not start:\n{log.read_text()[-2000:]}")
+
+
+def _wait_ready(running: Epochd) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if running.http.get("/readyz").status_code == 200:
+            return
+        time.sleep(0.05)
+    raise RuntimeError(f"epochd did not get ready:\n{running.log.read_text()[-2000:]}")
+
+
+def _assert_gone(started: dict[int, str], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while left := {pid: command for pid, command in started.items() if _command(pid) == command}:
+        if time.monotonic() > deadline:
+            for pid in left:
+                os.kill(pid, signal.SIGKILL)
+            raise RuntimeError(f"left running: {left}")
+        time.sleep(0.02)
+
+
+def _command(pid: int) -> str:
+    """Empty when there is no such process, or only its zombie."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+    except OSError:
+        return ""
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _descendants(pid: int) -> list[int]:
+    return [each for child in _children(pid) for each in (child, *_descendants(child))]
