@@ -72,7 +72,7 @@ class Epochd:
 
 
 @contextmanager
-def epochd(data_dir: Path, *, log: Path | None = None, **settings: str) -> Iterator[Epochd]:
+def epochd(data_dir: Path, *, log: Path | None = None, wait_ready: bool = True, **settings: str) -> Iterator[Epochd]:
     """Starts `epochd serve` on a free port; nothing of it is left afterwards."""
     data_dir.mkdir(parents=True, exist_ok=True)
     log = log or data_dir / "serve.log"
@@ -84,7 +84,8 @@ def epochd(data_dir: Path, *, log: Path | None = None, **settings: str) -> Itera
     started: dict[int, str] = {}
     try:
         running = Epochd(process, _url(process, log), log)
-        _wait_ready(running)
+        if wait_ready:
+            _wait_ready(running)
         yield running
     finally:
         started = {pid: _command(pid) for pid in _descendants(process.pid)}

@@ -36,7 +36,7 @@ def read(settings: Settings) -> Source:
     with TemporaryDirectory(prefix="epochd-fashion-mnist-") as scratch:
         root = Path(scratch)
         raw = root / "FashionMNIST" / "raw"  # where torchvision's reader looks
-        _gather(settings, raw, root / "download")
+        gather(settings, raw, root / "download")
         train, test = (FashionMNIST(root, train=train, download=False) for train in (True, False))
         return Source(
             classes=list(train.classes),
@@ -45,14 +45,13 @@ def read(settings: Settings) -> Source:
         )
 
 
-def _gather(settings: Settings, raw: Path, download: Path) -> None:
+def gather(settings: Settings, raw: Path, download: Path) -> None:
     """Puts the four verified files into `raw`."""
     own = settings.data_dir / "sources" / "fashion-mnist"
     system = settings.system_datasets_dir / "fashion-mnist"
     if _copy_verified(own, raw) or _copy_verified(system, raw):
         return
-    fetchers: list[Callable[[Path], Path]] = [_from_debian, _from_torchvision]
-    for fetch in fetchers if settings.allow_download else []:
+    for fetch in FETCHERS if settings.allow_download else []:
         try:
             folder = fetch(download)
         except (OSError, RuntimeError, subprocess.SubprocessError) as error:
@@ -109,6 +108,9 @@ def _from_debian(folder: Path) -> Path:
 def _from_torchvision(folder: Path) -> Path:
     FashionMNIST(folder, download=True)
     return folder / "FashionMNIST" / "raw"
+
+
+FETCHERS: list[Callable[[Path], Path]] = [_from_debian, _from_torchvision]
 
 
 def _run(folder: Path, *command: str) -> None:

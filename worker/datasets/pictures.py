@@ -16,7 +16,8 @@ from torchvision.transforms.v2 import functional as transforms
 from worker.jobs.errors import BadImage, ImageTooLarge
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
-_EXACT_IN_TORCHVISION = {("JPEG", "L"), ("JPEG", "RGB"), ("PNG", "L"), ("PNG", "RGB"), ("WEBP", "RGB")}
+# Not WebP: torchvision's decoder cannot give grey, and only warns.
+_EXACT_IN_TORCHVISION = {("JPEG", "L"), ("JPEG", "RGB"), ("PNG", "L"), ("PNG", "RGB")}
 
 
 class Preprocessing(BaseModel):

@@ -37,13 +37,14 @@ def prepare(settings: Settings, name: str) -> Path:
             for half_done in datasets.glob(f".preparing-{name}-*"):
                 shutil.rmtree(half_done)
             scratch = Path(mkdtemp(prefix=f".preparing-{name}-", dir=datasets))
-            _write(_READERS[name](settings), name, scratch)
+            write(_READERS[name](settings), name, scratch)
             scratch.rename(folder)
             _fsync(datasets)
     return folder
 
 
-def _write(source: Source, name: str, folder: Path) -> None:
+def write(source: Source, name: str, folder: Path) -> None:
+    """Writes the arrays and the card of a prepared dataset, durably."""
     arrays = [source.train.images, source.train.labels, source.test.images, source.test.labels]
     digest = hashlib.sha256()
     for file, tensor in zip(FILES, arrays, strict=True):

@@ -1,0 +1,201 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.tiny import prepare_tiny
+from worker.jobs import queue, records
+from worker.jobs.db import Database
+from worker.jobs.settings import Settings
+from worker.jobs.spec import MLP, Spec
+from worker.jobs.tables import Job, Outcome, Status
+from worker.training import attempt as training
+from worker.training import checkpoints, progress
+from worker.training.progress import Stopped
+
+SPEC = Spec(model=MLP(hidden=[16], dropout=0.25), epochs=4)
+Run = Callable[..., tuple[int, Job]]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path)
+
+
+@pytest.fixture
+def db(settings: Settings) -> Database:
+    db = Database(settings.resolved_database_url)
+    db.migrate()
+    return db
+
+
+@pytest.fixture
+def run(settings: Settings, db: Database) -> Run:
+    """Claims the oldest queued job and runs the attempt in this process."""
+
+    def run() -> tuple[int, Job]:
+        job = queue.claim(db, "worker", 30)
+        assert job is not None
+        code = training.run(settings, job.id, job.attempt)
+        return code, queue.get(db, job.id)
+
+    return run
+
+
+def last_sha256(db: Database, job_id: str) -> str:
+    return records.checkpoint(db, job_id, "last").row.sha256
+
+
+def weights(settings: Settings, db: Database, job_id: str) -> dict[str, torch.Tensor]:
+    row = records.checkpoint(db, job_id, "last").row
+    return checkpoints.load(settings.data_dir / row.path, row.sha256).weights
+
+
+def stop_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the reporter raise Stopped after so many batches, as SIGTERM would."""
+    real = progress.Reporter._between_batches
+    left = batches
+
+    def between(self: progress.Reporter) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Stopped
+        real(self)
+
+    monkeypatch.setattr(progress.Reporter, "_between_batches", between)
+
+
+def test_an_attempt_trains_records_and_settles_its_job(settings: Settings, db: Database, run: Run) -> None:
+    prepared = prepare_tiny(settings.data_dir)
+    queue.enqueue(db, SPEC)
+    code, job = run()
+    assert (code, job.status) == (training.EXIT_DONE, Status.SUCCEEDED)
+    assert [row.epoch for row in records.epochs(db, job.id)] == [1, 2, 3, 4]
+    assert [row.seq for row in records.epochs(db, job.id)] == [1, 2, 3, 4]
+    assert len(records.checkpoints(db, job.id)) == 4
+    (tried,) = records.attempts(db, job.id)
+    assert tried.outcome == Outcome.SUCCEEDED
+    assert tried.first_batch_at is not None
+    assert job.provenance is not None
+    assert job.provenance["dataset"]["sha256"] == prepared.card.sha256
+    assert job.provenance["parameters"] == 784 * 16 + 16 + 16 * 10 + 10
+    assert job.eta_seconds is None
+
+
+def test_the_same_spec_twice_gives_the_same_bits_and_another_seed_others(
+    settings: Settings, db: Database, run: Run
+) -> None:
+    prepare_tiny(settings.data_dir)
+    found = []
+    for seed in (0, 0, 1):
+        queue.enqueue(db, SPEC.model_copy(update={"seed": seed}))
+        found.append(weights(settings, db, run()[1].id))
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+    assert not torch.equal(found[0]["1.weight"], found[2]["1.weight"])
+
+
+@pytest.mark.parametrize("batches", [9, 17, 30])  # in epoch 1 (nothing saved yet), 2 and 4; 8 + 1 batches an epoch
+def test_a_stopped_attempt_goes_on_from_its_last_checkpoint_to_the_same_bits(
+    settings: Settings, db: Database, run: Run, monkeypatch: pytest.MonkeyPatch, batches: int
+) -> None:
+    prepare_tiny(settings.data_dir)
+    queue.enqueue(db, SPEC)
+    _, whole = run()
+
+    queue.enqueue(db, SPEC)
+    with monkeypatch.context() as patch:
+        stop_after(batches - 1, patch)
+        code, job = run()
+    assert (code, job.status) == (training.EXIT_STOPPED, Status.RUNNING)
+    queue.finish(db, job.id, job.attempt, Outcome.RELEASED, max_attempts=3)
+    code, job = run()
+    assert (code, job.status, job.attempt) == (training.EXIT_DONE, Status.SUCCEEDED, 2)
+    assert records.attempts(db, job.id)[1].resumed_from == ((batches - 1) // 9 or None)
+
+    first, second = weights(settings, db, whole.id), weights(settings, db, job.id)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    curves = [
+        [(row.epoch, row.train_loss, row.test_accuracy) for row in records.epochs(db, j.id)] for j in (whole, job)
+    ]
+    assert curves[0] == curves[1]
+
+
+def test_a_corrupt_last_checkpoint_costs_one_epoch(
+    settings: Settings, db: Database, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare_tiny(settings.data_dir)
+    queue.enqueue(db, SPEC)
+    with monkeypatch.context() as patch:
+        stop_after(9 + 9 + 3, patch)
+        _, job = run()
+    queue.finish(db, job.id, job.attempt, Outcome.RELEASED, max_attempts=3)
+    damaged = settings.data_dir / records.checkpoint(db, job.id, "2").row.path
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    _, job = run()
+    assert job.status == Status.SUCCEEDED
+    assert records.attempts(db, job.id)[1].resumed_from == 1
+    assert [(row.epoch, row.seq) for row in records.epochs(db, job.id)] == [(1, 1), (2, 3), (3, 4), (4, 5)]
+
+
+def test_an_absent_dataset_fails_the_job_with_the_ways_to_get_it(tmp_path: Path, db: Database) -> None:
+    settings = Settings(data_dir=tmp_path, system_datasets_dir=tmp_path / "none", allow_download=False)
+    job_id = queue.enqueue(db, SPEC).id
+    assert queue.claim(db, "worker", 30) is not None
+    assert training.run(settings, job_id, 1) == training.EXIT_DONE
+    job = queue.get(db, job_id)
+    assert job.status == Status.FAILED
+    assert error_of(job)["code"] == "dataset_missing"
+    assert error_of(job)["phase"] == "preparing"
+    for way in ("sources/fashion-mnist", "dataset-fashion-mnist", "torchvision"):
+        assert way in error_of(job)["message"]
+
+
+def test_an_absent_gpu_fails_the_job(settings: Settings, db: Database, run: Run) -> None:
+    prepare_tiny(settings.data_dir)
+    queue.enqueue(db, SPEC.model_copy(update={"device": "cuda:99"}))
+    _, job = run()
+    assert (job.status, error_of(job)["code"]) == (Status.FAILED, "device_unavailable")
+
+
+def test_an_unexpected_error_keeps_its_traceback_for_the_log_and_a_sentence_for_the_user(
+    settings: Settings, db: Database, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare_tiny(settings.data_dir)
+    monkeypatch.setattr(training, "test_loop", lambda *_: 1 / 0)
+    queue.enqueue(db, SPEC)
+    _, job = run()
+    assert job.status == Status.FAILED
+    assert error_of(job)["code"] == "internal"
+    assert error_of(job)["phase"] == "training"
+    assert "ZeroDivisionError" in error_of(job)["traceback_tail"]
+    assert "ZeroDivisionError" not in error_of(job)["message"]
+
+
+def test_an_attempt_that_lost_its_job_leaves_and_writes_nothing_more(
+    settings: Settings, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare_tiny(settings.data_dir)
+    job_id = queue.enqueue(db, SPEC).id
+    assert queue.claim(db, "frozen", 30) is not None
+    real = records.record_epoch
+
+    def taken_over_before(*arguments: Any, **named: Any) -> None:
+        queue.rescue(db, max_attempts=3, dead_workers=["frozen"])
+        assert queue.claim(db, "other", 30) is not None
+        real(*arguments, **named)
+
+    monkeypatch.setattr(records, "record_epoch", taken_over_before)
+    assert training.run(settings, job_id, 1) == training.EXIT_STALE
+    job = queue.get(db, job_id)
+    assert (job.status, job.attempt) == (Status.RUNNING, 2)
+    assert records.epochs(db, job_id) == []
+
+
+def error_of(job: Job) -> dict[str, Any]:
+    assert job.error is not None
+    json.dumps(job.error)
+    return job.error

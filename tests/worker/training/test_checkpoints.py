@@ -1,0 +1,110 @@
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import safetensors
+import torch
+
+from worker.datasets.pictures import Preprocessing
+from worker.jobs.errors import CheckpointCorrupt
+from worker.jobs.records import SavedCheckpoint
+from worker.jobs.spec import Spec
+from worker.networks.mlp import mlp
+from worker.training import checkpoints
+from worker.training.checkpoints import Metadata
+
+METADATA = Metadata(
+    job="a" * 24,
+    epoch=3,
+    spec=Spec(),
+    classes=["cat", "dog"],
+    preprocessing=Preprocessing(channels=1, height=2, width=2, mean=[0.0], std=[1.0]),
+    dataset_sha256="0" * 64,
+    metrics={"test_accuracy": 0.5, "train_loss": None},
+)
+
+
+@pytest.fixture
+def model() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return mlp(4, [3], 2, 0.0)
+
+
+@pytest.fixture
+def saved(tmp_path: Path, model: torch.nn.Module) -> SavedCheckpoint:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(torch.rand(5, 4)).sum().backward()
+    optimizer.step()
+    return checkpoints.save(tmp_path, METADATA, 2, model, optimizer)
+
+
+def test_what_was_saved_is_what_loads(tmp_path: Path, model: torch.nn.Module, saved: SavedCheckpoint) -> None:
+    loaded = checkpoints.load(tmp_path / saved.path, saved.sha256)
+    assert loaded.metadata == METADATA
+    assert loaded.weights.keys() == model.state_dict().keys()
+    assert all(torch.equal(loaded.weights[name], tensor) for name, tensor in model.state_dict().items())
+    state = checkpoints.load_state(tmp_path / saved.state_path, saved.state_sha256)
+    assert state["optimizer"]["param_groups"][0]["momentum"] == 0.9
+    assert len(state["optimizer"]["state"]) == len(list(model.parameters()))
+
+
+def test_the_row_describes_the_file(tmp_path: Path, saved: SavedCheckpoint) -> None:
+    contents = (tmp_path / saved.path).read_bytes()
+    assert saved.bytes == len(contents)
+    assert saved.sha256 == hashlib.sha256(contents).hexdigest()
+
+
+def test_anyone_can_read_what_a_checkpoint_is(tmp_path: Path, saved: SavedCheckpoint) -> None:
+    with safetensors.safe_open(tmp_path / saved.path, "pt") as file:
+        card = json.loads(file.metadata()["epochd"])
+    assert card["classes"] == ["cat", "dog"]
+    assert card["spec"]["optimizer"] == {"name": "sgd", "lr": 0.001}
+    assert card["metrics"]["train_loss"] is None
+
+
+def test_no_temporary_file_is_left(tmp_path: Path, saved: SavedCheckpoint) -> None:
+    files = {path.name for path in (tmp_path / saved.path).parent.iterdir()}
+    assert files == {Path(saved.path).name, Path(saved.state_path).name}
+
+
+def test_two_attempts_at_an_epoch_never_share_a_file(tmp_path: Path, model: torch.nn.Module) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    first, second = (checkpoints.save(tmp_path, METADATA, attempt, model, optimizer) for attempt in (1, 2))
+    assert first.path != second.path
+    assert first.sha256 == second.sha256
+
+
+def test_every_single_bit_flip_is_refused(tmp_path: Path, saved: SavedCheckpoint) -> None:
+    for path, sha256, load in (
+        (tmp_path / saved.path, saved.sha256, checkpoints.load),
+        (tmp_path / saved.state_path, saved.state_sha256, checkpoints.load_state),
+    ):
+        contents = bytearray(path.read_bytes())
+        for position in range(0, len(contents), 97):
+            contents[position] ^= 1 << position % 8
+            path.write_bytes(contents)
+            with pytest.raises(CheckpointCorrupt):
+                load(path, sha256)
+            contents[position] ^= 1 << position % 8
+
+
+@pytest.mark.parametrize("keep", [0, 7, 100])
+def test_a_truncated_or_absent_file_is_refused(tmp_path: Path, saved: SavedCheckpoint, keep: int) -> None:
+    path = tmp_path / saved.path
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(CheckpointCorrupt):
+        checkpoints.load(path, saved.sha256)
+    path.unlink()
+    with pytest.raises(CheckpointCorrupt):
+        checkpoints.load(path, saved.sha256)
+
+
+def test_a_whole_file_that_is_no_checkpoint_of_ours_is_refused(tmp_path: Path) -> None:
+    from safetensors.torch import save
+
+    for contents in (save({"w": torch.zeros(2)}), b"\x08" + bytes(15), b"not safetensors at all"):
+        path = tmp_path / "x.safetensors"
+        path.write_bytes(contents)
+        with pytest.raises(CheckpointCorrupt):
+            checkpoints.load(path, hashlib.sha256(contents).hexdigest())
