@@ -57,7 +57,7 @@ class Epochd:
 
     def pid_of(self, module: str) -> int:
         """The process that runs `python -m <module>`."""
-        (pid,) = [pid for pid, command in self.processes().items() if f"-m {module}" in command]
+        (pid,) = [pid for pid, command in self.processes().items() if f"-m {module} " in f"{command} "]
         return pid
 
     def attempt_pids(self) -> list[int]:
@@ -84,9 +84,10 @@ def epochd(data_dir: Path, *, log: Path | None = None, wait_ready: bool = True, 
     started: dict[int, str] = {}
     try:
         running = Epochd(process, _url(process, log), log)
-        if wait_ready:
-            _wait_ready(running)
-        yield running
+        with running.http:
+            if wait_ready:
+                _wait_ready(running)
+            yield running
     finally:
         started = {pid: _command(pid) for pid in _descendants(process.pid)}
         if process.poll() is None:
