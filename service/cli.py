@@ -9,7 +9,10 @@ import structlog
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from sqlalchemy.exc import SQLAlchemyError
 from worker.jobs import logs
+from worker.jobs.db import Database
+from worker.jobs.errors import SchemaTooNew
 from worker.jobs.settings import Settings
 
 from . import serve as parent
@@ -34,6 +37,7 @@ def serve(
     os.environ.update({name: str(value) for name, value in given.items() if value is not None})
     settings = _settings()
     logs.configure("epochd")
+    _check_data(settings)
     try:
         listener = parent.listen(settings)
     except OSError as error:
@@ -67,6 +71,21 @@ def _settings() -> Settings:
             name = f"EPOCHD_{'_'.join(str(part) for part in each['loc']).upper()}: " if each["loc"] else ""
             _errors.print(f"epochd: {name}{each['msg'].removeprefix('Value error, ')}", style="red", markup=False)
         raise typer.Exit(2) from None
+
+
+def _check_data(settings: Settings) -> None:
+    """Says in a sentence what would make the service and the worker die again and again."""
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        db = Database(settings.resolved_database_url)
+        db.migrate()
+        db.close()
+    except OSError as error:
+        _fail(f"cannot use the data folder {settings.data_dir}: {error.strerror}.")
+    except SchemaTooNew as error:
+        _fail(error.detail)
+    except SQLAlchemyError as error:
+        _fail(f"cannot open the database: {str(error.__cause__ or error).splitlines()[0]}")
 
 
 def _fail(sentence: str) -> NoReturn:

@@ -69,7 +69,7 @@ def run(listener: socket.socket) -> int:
     fd = listener.fileno()
     kept = [
         Kept("service", lambda: _start("service", "--fd", str(fd), pass_fds=(fd,))),
-        Kept("worker", lambda: _start("worker")),
+        Kept("worker", lambda: _start("worker", without="EPOCHD_API_KEY")),
     ]
     while not signals:
         for each in kept:
@@ -78,10 +78,13 @@ def run(listener: socket.socket) -> int:
     return _stop([each.process for each in kept if each.process is not None], signals)
 
 
-def _start(module: str, *arguments: str, pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
+def _start(
+    module: str, *arguments: str, pass_fds: tuple[int, ...] = (), without: str | None = None
+) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         pass_fds=pass_fds,
+        env={name: value for name, value in os.environ.items() if name != without},
         # Ctrl-C reaches only us, and we forward it: each child is told once.
         process_group=0,
         preexec_fn=_follow_parent,  # noqa: PLW1509  (one system call, before any thread exists)

@@ -12,12 +12,13 @@ import pytest
 from tests.end_to_end.serving import Epochd, epochd
 
 # A lease far longer than the tests: what is rescued in time was found dead, not waited for.
-PATIENT = {"EPOCHD_LEASE_SECONDS": "120"}
+# Two slots give each training one thread, so that a busy neighbour slows these tests and no more.
+PATIENT = {"EPOCHD_LEASE_SECONDS": "120", "EPOCHD_SLOTS": "2"}
 
 
 @pytest.fixture
 def server(fresh_data_dir: Callable[[], Path]) -> Iterator[Epochd]:
-    with epochd(fresh_data_dir(), **PATIENT) as running:
+    with epochd(fresh_data_dir(), PATIENT) as running:
         yield running
 
 
@@ -62,7 +63,7 @@ def test_a_killed_training_names_its_signal_and_is_tried_again(server: Epochd) -
 
 
 def test_a_job_that_is_killed_each_time_is_failed_and_the_queue_goes_on(server: Epochd) -> None:
-    job_id, after = server.submit(epochs=100), server.submit(epochs=1)
+    job_id = server.submit(epochs=100)
     for attempt in (1, 2, 3):
         server.wait(job_id, lambda job, n=attempt: job["attempt"] == n and bool(server.attempt_pids()))  # type: ignore[misc]
         (pid,) = server.attempt_pids()
@@ -71,7 +72,7 @@ def test_a_job_that_is_killed_each_time_is_failed_and_the_queue_goes_on(server: 
     job = server.wait_terminal(job_id)
     assert (job["status"], job["error"]["code"], job["error"]["signal"]) == ("failed", "killed", "SIGSEGV")
     assert [each["outcome"] for each in job["attempts"]] == ["killed"] * 3
-    assert server.wait_terminal(after)["status"] == "succeeded"
+    assert server.wait_terminal(server.submit(epochs=1))["status"] == "succeeded"
 
 
 def test_a_killed_worker_is_replaced_and_its_job_goes_on(server: Epochd) -> None:
@@ -89,13 +90,13 @@ def test_a_killed_worker_is_replaced_and_its_job_goes_on(server: Epochd) -> None
 
 def test_everything_killed_at_once_goes_on_after_a_restart(fresh_data_dir: Callable[[], Path]) -> None:
     data_dir = fresh_data_dir()
-    with epochd(data_dir, **PATIENT) as server:
+    with epochd(data_dir, PATIENT) as server:
         job_id = server.submit(epochs=3)
         mid_epoch(server, job_id, 2)
         for pid in [server.process.pid, *server.processes()]:
             os.kill(pid, signal.SIGKILL)
         server.process.wait(10)
-    with epochd(data_dir, **PATIENT) as server:
+    with epochd(data_dir, PATIENT) as server:
         job = server.wait_terminal(job_id)
         assert job["status"] == "succeeded"
         assert [each["outcome"] for each in job["attempts"]] == ["worker_lost", "succeeded"]

@@ -6,9 +6,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx2
@@ -72,11 +73,17 @@ class Epochd:
 
 
 @contextmanager
-def epochd(data_dir: Path, *, log: Path | None = None, wait_ready: bool = True, **settings: str) -> Iterator[Epochd]:
+def epochd(
+    data_dir: Path,
+    settings: Mapping[str, str] = MappingProxyType({}),
+    *,
+    log: Path | None = None,
+    wait_ready: bool = True,
+) -> Iterator[Epochd]:
     """Starts `epochd serve` on a free port; nothing of it is left afterwards."""
     data_dir.mkdir(parents=True, exist_ok=True)
     log = log or data_dir / "serve.log"
-    env = os.environ | {"EPOCHD_DATA_DIR": str(data_dir), "EPOCHD_PORT": "0"} | settings
+    env = os.environ | {"EPOCHD_DATA_DIR": str(data_dir), "EPOCHD_PORT": "0"} | dict(settings)
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "service.cli", "serve"], env=env, stderr=output, stdout=output
@@ -121,10 +128,11 @@ def _wait_ready(running: Epochd) -> None:
 
 def _assert_gone(started: dict[int, str], seconds: float = 10) -> None:
     deadline = time.monotonic() + seconds
-    while left := {pid: command for pid, command in started.items() if _command(pid) == command}:
+    while left := {pid: command for pid, command in started.items() if command and _command(pid) == command}:
         if time.monotonic() > deadline:
             for pid in left:
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             raise RuntimeError(f"left running: {left}")
         time.sleep(0.02)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from PIL import Image
 from safetensors.torch import load
 
@@ -161,16 +160,15 @@ def test_a_queued_job_is_cancelled_at_once_and_a_finished_one_not_at_all(server:
 
 def test_a_job_whose_dataset_is_absent_fails_with_the_ways_to_get_it(tmp_path: Path) -> None:
     nowhere = {"EPOCHD_SYSTEM_DATASETS_DIR": str(tmp_path / "none"), "EPOCHD_ALLOW_DOWNLOAD": "false"}
-    with epochd(tmp_path / "data", **nowhere) as server:
+    with epochd(tmp_path / "data", nowhere) as server:
         job = server.wait_terminal(server.submit())
         assert (job["status"], job["error"]["code"]) == ("failed", "dataset_missing")
         assert "dataset-fashion-mnist" in job["error"]["message"]
         assert job["error"]["phase"] == "preparing"
 
 
-@pytest.mark.parametrize("slots", ["2"])
-def test_two_slots_train_two_jobs_at_once(fresh_data_dir: Callable[[], Path], slots: str) -> None:
-    with epochd(fresh_data_dir(), EPOCHD_SLOTS=slots) as server:
+def test_two_slots_train_two_jobs_at_once(fresh_data_dir: Callable[[], Path]) -> None:
+    with epochd(fresh_data_dir(), {"EPOCHD_SLOTS": "2"}) as server:
         first, second = server.submit(epochs=30), server.submit(epochs=30)
         for job_id in (first, second):
             server.wait(job_id, lambda job: job["progress"]["batch"] > 0)

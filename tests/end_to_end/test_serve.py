@@ -63,28 +63,38 @@ def test_a_wrong_setting_is_said_in_a_sentence(tmp_path: Path, settings: dict[st
     assert "short" not in done.stderr.replace("at least", "")
 
 
+def test_a_data_folder_that_cannot_be_used_is_said_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    done = serve(tmp_path / "file")
+    assert done.returncode == 1
+    assert "cannot use the data folder" in done.stderr
+    (tmp_path / "epochd.db").write_bytes(b"this is no database, and long enough to be looked at" * 100)
+    done = serve(tmp_path)
+    assert done.returncode == 1
+    assert "cannot open the database: file is not a database" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_service_that_others_can_reach_makes_a_key_and_shows_it_once(tmp_path: Path) -> None:
     """127.0.0.2 is loopback to the kernel, but not one of the addresses that stay open."""
     exposed = {"EPOCHD_HOST": "127.0.0.2"}
-    with epochd(tmp_path, **exposed) as server:
+    with epochd(tmp_path, exposed) as server:
         (key,) = re.findall(r"shown only now: (\S+)", server.log.read_text())
         assert server.http.get("/jobs").status_code == 401
         assert httpx2.get(f"{server.url}/jobs", headers={"Authorization": f"Bearer {key}"}).status_code == 200
-    with epochd(tmp_path, **exposed) as server:
+    with epochd(tmp_path, exposed) as server:
         assert "shown only now" not in server.log.read_text()
         assert httpx2.get(f"{server.url}/jobs", headers={"Authorization": f"Bearer {key}"}).status_code == 200
     database = (tmp_path / "epochd.db").read_bytes()
     assert key.encode() not in database
 
 
-def test_a_configured_key_is_needed_and_reaches_no_log(tmp_path: Path) -> None:
+def test_a_configured_key_is_needed_and_reaches_neither_log_nor_predictor(tmp_path: Path) -> None:
     key = "a-key-of-my-own-choosing"
-    with epochd(tmp_path, EPOCHD_API_KEY=key) as server:
+    with epochd(tmp_path, {"EPOCHD_API_KEY": key}) as server:
         assert server.http.get("/jobs").status_code == 401
         headers = {"Authorization": f"Bearer {key}"}
         assert server.http.get("/jobs", headers=headers).status_code == 200
         assert key not in server.log.read_text()
-        for pid in server.processes():
-            if "forkserver" not in (command := server.processes().get(pid, "")):
-                continue
-            assert command  # the preloaded process was found
+        predictor = Path(f"/proc/{server.pid_of('worker.inference')}/environ").read_bytes()
+        assert key.encode() not in predictor

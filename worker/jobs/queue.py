@@ -4,6 +4,7 @@ A claimed job carries the number of its attempt. Every later write of a worker n
 an attempt that lost its lease can change nothing any more.
 """
 
+import re
 import secrets
 import time
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from .errors import Conflict, NotFound, StaleAttempt, WorkerLost
 from .failures import Failure
 from .spec import Spec
 from .tables import OWNED, SPENT, TERMINAL, Attempt, Job, Outcome, Status, Transition, Worker
+
+_ID = re.compile(r"[0-9a-f]{24}")
 
 
 def new_job_id() -> str:
@@ -254,7 +257,8 @@ def _next_status(session: Session, job_id: str, status: Status, outcome: Outcome
 
 
 def _get(session: Session, job_id: str, *, lock: bool = False) -> Job:
-    job = session.get(Job, job_id, with_for_update=lock or None)
+    # PostgreSQL refuses some texts outright (NUL); what is no id of ours is asked of neither database.
+    job = session.get(Job, job_id, with_for_update=lock or None) if _ID.fullmatch(job_id) else None
     if job is None:
         raise NotFound("There is no job with this id.")
     return job

@@ -1,0 +1,154 @@
+"""The README is followed word for word: its commands run, in its order, in a copy of the clone."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from service.cli import app
+from worker.jobs.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+WALK = [block for block in BLOCKS if not block.startswith("make ")]
+MAKES = [block.split()[1] for block in BLOCKS if block.startswith("make ")]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tracked files, beside this very virtual environment."""
+    folder = tmp_path_factory.mktemp("clone")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in listed.splitlines():
+        if (ROOT / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    (folder / ".venv").symlink_to(sys.prefix)
+    (folder / ".venv" / "installed").touch()
+    return folder
+
+
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(("EPOCHD_", "MAKE", "MFLAGS"))}
+
+
+@pytest.fixture(scope="module")
+def demo(clone: Path) -> str:
+    done = subprocess.run(["make", "demo"], cwd=clone, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def test_make_demo_does_what_it_says(demo: str) -> None:
+    epochs = re.findall(r"^ +(\d) +\d\.\d{4} +\d\.\d{4} +(0\.\d{4})", demo, re.MULTILINE)
+    assert [epoch for epoch, _ in epochs] == ["1", "2", "3", "4", "5"]
+    assert float(epochs[-1][1]) > 0.6
+    assert re.search(r"\d+ of 10 right", demo)
+    assert "nothing is left running" in demo
+
+
+@pytest.fixture
+def served(clone: Path, demo: str) -> Iterator[int]:
+    """`make serve`, on a free port; Ctrl-C at the end."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    env = environment() | {"EPOCHD_PORT": str(port)}
+    process = subprocess.Popen(["make", "serve"], cwd=clone, env=env, stderr=subprocess.DEVNULL, process_group=0)
+    wait_for(port, "/readyz", lambda body: bool(body["ready"]))
+    yield port
+    os.killpg(process.pid, signal.SIGINT)
+    process.wait(30)
+    with pytest.raises(httpx2.ConnectError):
+        httpx2.get(f"http://127.0.0.1:{port}/healthz")
+
+
+def wait_for(port: int, path: str, done: object, seconds: float = 300) -> None:
+    assert callable(done)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if done(httpx2.get(f"http://127.0.0.1:{port}{path}", timeout=30).json()):
+                return
+        except httpx2.TransportError:
+            pass
+        time.sleep(0.1)
+    raise AssertionError(f"{path} never became as wanted")
+
+
+def test_the_walk(clone: Path, served: int) -> None:
+    """All blocks in one shell, as a reader's terminal; before the downloads the first job has to be done."""
+    said = []
+    variables = ""
+    for block in WALK:
+        if "checkpoints" in block:
+            wait_for(served, "/jobs", lambda body: all(job["finished_at"] for job in body["data"]))
+        command = block.replace("localhost:8000", f"127.0.0.1:{served}")
+        script = f"set -euo pipefail\n{variables}\n{command}\necho; echo JOB=${{JOB:-}} >&3\n"
+        read, write = os.pipe()
+        done = subprocess.run(
+            ["bash", "-c", f"exec 3>&{write}\n{script}"],
+            cwd=clone,
+            env=environment(),
+            pass_fds=[write],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        os.close(write)
+        with os.fdopen(read) as kept:
+            variables = kept.read().strip()
+        assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+        said.append(done.stdout)
+    submitted, looked, cancelled, listed, predicted, refused = said
+    assert '"status":"queued"' in submitted
+    assert '"next_since":' in looked
+    assert re.search(r'"status":"(cancelled|cancelling)"', cancelled)
+    assert '"is_best":true' in listed
+    assert (clone / "best.safetensors").stat().st_size > 2_000_000
+    assert predicted.count('"label":"Ankle boot"') >= 3
+    assert '"pointer":"#/optimizer/lr"' in refused
+    assert '"ready":true' in refused
+
+
+def test_every_make_target_it_names_exists() -> None:
+    named = set(MAKES) | set(re.findall(r"`make ([a-z-]+)`", README))
+    targets = set(re.findall(r"^([a-z0-9-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {"demo", "serve", "test", "image-check"} <= named <= targets
+
+
+def test_every_setting_is_in_its_table_with_its_default() -> None:
+    rows = re.findall(r"^\| `EPOCHD_(\w+)` \| (?:`(.*?)`)? ?\| (.+) \|$", README, re.MULTILINE)
+    documented = {name.lower(): (default, text) for name, default, text in rows}
+    assert documented.keys() == Settings.model_fields.keys()
+    for name, field in Settings.model_fields.items():
+        default, text = documented[name]
+        shown = f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
+        assert default == ("" if field.default is None else shown.lower() if shown in ("True", "False") else shown)
+        assert text == field.description
+
+
+def test_every_folder_and_file_of_its_map_exists() -> None:
+    house = README.partition("## The house")[2].partition("Imports point down")[0]
+    room = ""
+    for line in house.splitlines():
+        if match := re.match(r"^ {4}( {2})?(\S+/|\S+\.py)", line):
+            inner, name = match.groups()
+            room = "" if not inner else room
+            assert (ROOT / room / name).exists(), line
+            room = name if not inner else room
+    assert "loops.py" in house
+
+
+def test_every_command_it_names_is_a_command() -> None:
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    assert set(re.findall(r"`epochd (\w+)[ `]", README)) <= commands

@@ -1,0 +1,32 @@
+"""A predictor that answers at once, without a process."""
+
+from worker.jobs.errors import PredictorUnavailable
+from worker.jobs.wire import Guess, Prediction
+
+
+class FakePredictor:
+    """Stands in for `service.predictor.Predictor`: remembers what it was asked, answers or raises what it is told."""
+
+    def __init__(self) -> None:
+        self.is_started = False
+        self.reset()
+
+    def reset(self) -> None:
+        self.pid: int | None = 4711
+        self.error: Exception | None = None
+        self.asked: list[dict[str, object]] = []
+
+    def start(self) -> None:
+        self.is_started = True
+
+    async def stop(self) -> None:
+        self.is_started = False
+
+    async def predict(self, *, path: str, sha256: str, top_k: int, image: bytes) -> Prediction:
+        self.asked.append({"path": path, "sha256": sha256, "top_k": top_k, "image": image})
+        if self.error is not None:
+            raise self.error
+        if self.pid is None:
+            raise PredictorUnavailable
+        guesses = [Guess(class_index=9 - rank, label=f"class {9 - rank}", probability=0.5) for rank in range(top_k)]
+        return Prediction(**guesses[0].model_dump(), top=guesses, warnings=[f"{len(image)} bytes"])

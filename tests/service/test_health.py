@@ -1,0 +1,94 @@
+"""Health: alive is not the same as ready, and what is not ready says so."""
+
+import shutil
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+import service.routes.health
+from service.main import create_app
+from tests.service.conftest import Serve
+from tests.service.predictor import FakePredictor
+from worker.jobs import queue
+from worker.jobs.db import Database
+from worker.jobs.settings import Settings
+from worker.jobs.tables import Worker
+
+
+@pytest.fixture
+def worker(db: Database) -> str:
+    queue.register(db, "worker-1", "host-1")
+    return "worker-1"
+
+
+def readiness(client: TestClient) -> tuple[int, dict[str, bool]]:
+    answer = client.get("/readyz")
+    body: dict[str, Any] = answer.json()
+    assert body["ready"] is all(part["ready"] for part in body["parts"].values())
+    assert all(part["detail"].endswith(".") for part in body["parts"].values())
+    return answer.status_code, {name: part["ready"] for name, part in body["parts"].items()}
+
+
+def test_the_service_is_alive(client: TestClient) -> None:
+    answer = client.get("/healthz")
+    assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+
+
+def test_the_service_is_ready_when_every_part_is(client: TestClient, worker: str) -> None:
+    assert readiness(client) == (200, {"database": True, "worker": True, "disk": True, "predictor": True})
+
+
+def test_without_a_worker_it_is_not_ready(client: TestClient) -> None:
+    assert readiness(client) == (503, {"database": True, "worker": False, "disk": True, "predictor": True})
+
+
+def test_a_worker_that_fell_silent_makes_it_not_ready(client: TestClient, db: Database, worker: str) -> None:
+    with db.write() as session:
+        session.get_one(Worker, worker).heartbeat_at -= timedelta(seconds=31)
+    assert readiness(client)[1]["worker"] is False
+    queue.heartbeat(db, worker, 30)
+    assert readiness(client)[0] == 200
+
+
+def test_without_a_predictor_it_is_not_ready(client: TestClient, predictor: FakePredictor, worker: str) -> None:
+    predictor.pid = None
+    assert readiness(client) == (503, {"database": True, "worker": True, "disk": True, "predictor": False})
+
+
+def test_a_full_disk_makes_it_not_ready(
+    client: TestClient, worker: str, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = shutil.disk_usage(data_dir).free
+    monkeypatch.setattr(service.routes.health, "_MIN_FREE_BYTES", 2 * free)
+    assert readiness(client) == (503, {"database": True, "worker": True, "disk": False, "predictor": True})
+
+
+def test_a_data_folder_that_is_gone_makes_it_not_ready(serve: Serve, data_dir: Path) -> None:
+    client = serve()
+    assert isinstance(client.app, FastAPI)
+    client.app.state.settings = client.app.state.settings.model_copy(update={"data_dir": data_dir / "gone"})
+    status, parts = readiness(client)
+    assert (status, parts["disk"], parts["database"]) == (503, False, True)
+
+
+def test_a_database_that_does_not_answer_makes_it_not_ready_but_alive(
+    serve: Serve, worker: str, tmp_path: Path
+) -> None:
+    client = serve()
+    assert readiness(client)[0] == 200
+    assert isinstance(client.app, FastAPI)
+    client.app.state.db.close()
+    (tmp_path / "broken.db").write_bytes(b"certainly not a database" * 100)
+    client.app.state.db = Database(f"sqlite:///{tmp_path / 'broken.db'}")
+    assert readiness(client) == (503, {"database": False, "worker": False, "disk": True, "predictor": True})
+    assert client.get("/healthz").status_code == 200
+
+
+def test_the_predictor_lives_as_long_as_the_app(predictor: FakePredictor, data_dir: Path) -> None:
+    with TestClient(create_app(Settings(data_dir=data_dir))):
+        assert predictor.is_started
+    assert not predictor.is_started

@@ -1,0 +1,188 @@
+"""Submit, list, look, cancel."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from tests.worker.jobs.making import claim, finish, job_with_status, progress, running
+from tests.worker.jobs.test_spec import DEFAULTS
+from worker.jobs import queue, records
+from worker.jobs.db import Database
+from worker.jobs.failures import Failure
+from worker.jobs.spec import Spec
+from worker.jobs.tables import Outcome, Phase, Status
+
+JSON = {"Content-Type": "application/json"}
+
+
+def submit(client: TestClient, **spec: object) -> dict[str, Any]:
+    answer = client.post("/jobs", json=spec)
+    assert answer.status_code == 201, answer.text
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+def test_an_empty_spec_launches_the_tutorial(client: TestClient) -> None:
+    answer = client.post("/jobs", json={})
+    assert answer.status_code == 201
+    job = answer.json()
+    assert answer.headers["Location"] == f"/jobs/{job['id']}"
+    assert job["spec"] == DEFAULTS
+    assert (job["status"], job["phase"], job["attempt"], job["attempts"]) == ("queued", None, 0, [])
+    assert job["progress"] == {
+        "epoch": 0,
+        "batch": 0,
+        "batches": 0,
+        "samples_per_second": None,
+        "eta_seconds": None,
+    }
+    assert [each["status"] for each in job["transitions"]] == ["queued"]
+    assert (job["started_at"], job["finished_at"], job["error"], job["provenance"]) == (None, None, None, None)
+
+
+def test_what_was_asked_for_is_in_the_job(client: TestClient) -> None:
+    job = submit(client, name="shoes ☃", labels={"team": "a"}, epochs=2, model={"hidden": [8], "dropout": 0.5})
+    assert (job["name"], job["labels"]) == ("shoes ☃", {"team": "a"})
+    assert job["spec"] == DEFAULTS | {
+        "name": "shoes ☃",
+        "labels": {"team": "a"},
+        "epochs": 2,
+        "model": {"name": "mlp", "hidden": [8], "dropout": 0.5},
+    }
+
+
+def test_the_address_of_a_new_job_shows_it(client: TestClient) -> None:
+    launched = client.post("/jobs", json={"seed": 3})
+    assert client.get(launched.headers["Location"]).json() == launched.json()
+
+
+def test_the_worker_gets_what_was_submitted(client: TestClient, db: Database) -> None:
+    job = submit(client, seed=2**63 - 1, optimizer={"lr": 1})
+    claimed = claim(db)
+    assert claimed.id == job["id"]
+    assert Spec.model_validate(claimed.spec) == Spec.model_validate({"seed": 2**63 - 1, "optimizer": {"lr": 1}})
+
+
+@pytest.mark.parametrize(
+    "kind", ["application/json", "application/json; charset=utf-8", "application/merge-patch+json"]
+)
+def test_json_of_any_kind_is_taken(client: TestClient, kind: str) -> None:
+    assert client.post("/jobs", content=b'{"epochs": 3}', headers={"Content-Type": kind}).json()["spec"]["epochs"] == 3
+
+
+def test_looking_changes_nothing(client: TestClient) -> None:
+    job = submit(client)
+    for address in (f"/jobs/{job['id']}", "/jobs", f"/jobs/{job['id']}/metrics", f"/jobs/{job['id']}/checkpoints"):
+        first, second = client.get(address), client.get(address)
+        assert first.status_code == 200
+        assert first.json() == second.json()
+
+
+def test_times_are_rfc_3339_in_utc(client: TestClient, db: Database) -> None:
+    job = submit(client)
+    finish(db, claim(db), Outcome.SUCCEEDED)
+    job = client.get(f"/jobs/{job['id']}").json()
+    (attempt,) = job["attempts"]
+    times = [job["created_at"], job["started_at"], job["finished_at"], attempt["started_at"], attempt["ended_at"]]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", each) for each in times)
+    parsed = [datetime.fromisoformat(each) for each in times]
+    assert all(abs(datetime.now(UTC) - each) < timedelta(seconds=20) for each in parsed)
+
+
+def test_a_running_job_shows_where_it_is(client: TestClient, db: Database) -> None:
+    job = running(db)
+    records.record_start(db, job.id, 1, {"seed": 0, "threads": 2}, resumed_from=None)
+    records.record_first_batch(db, job.id, 1, progress(2, phase=Phase.TESTING))
+    body = client.get(f"/jobs/{job.id}").json()
+    assert (body["status"], body["phase"], body["attempt"]) == ("running", "testing", 1)
+    assert body["progress"] == {
+        "epoch": 2,
+        "batch": 3,
+        "batches": 7,
+        "samples_per_second": 100.5,
+        "eta_seconds": 9.25,
+    }
+    assert body["provenance"] == {"seed": 0, "threads": 2}
+    (attempt,) = body["attempts"]
+    assert attempt["first_batch_at"] is not None
+    assert (attempt["number"], attempt["outcome"], attempt["resumed_from"]) == (1, None, None)
+
+
+def test_a_failed_job_says_why_and_how_each_attempt_ended(client: TestClient, db: Database) -> None:
+    job = running(db)
+    finish(db, job, Outcome.KILLED)
+    failure = Failure(
+        code="internal", message="It broke.", phase=Phase.TRAINING, signal=None, traceback_tail="ValueError: 1"
+    )
+    queue.finish(db, job.id, claim(db).attempt, Outcome.FAILED, failure, max_attempts=3)
+    body = client.get(f"/jobs/{job.id}").json()
+    assert body["status"] == "failed"
+    assert body["error"] == {
+        "code": "internal",
+        "message": "It broke.",
+        "phase": "training",
+        "signal": None,
+        "traceback_tail": "ValueError: 1",
+        "suggestion": None,
+    }
+    assert [(each["number"], each["outcome"], each["error"]["code"]) for each in body["attempts"]] == [
+        (1, "killed", "killed"),
+        (2, "failed", "internal"),
+    ]
+    assert [each["status"] for each in body["transitions"]] == ["queued", "running", "queued", "running", "failed"]
+    (listed,) = client.get("/jobs").json()["data"]
+    assert listed == {name: body[name] for name in listed}
+
+
+def test_jobs_are_listed_newest_first_page_by_page(client: TestClient) -> None:
+    ids = [submit(client)["id"] for _ in range(5)]
+    seen: list[str] = []
+    query = "?limit=2"
+    for expected in (True, True, False):
+        page = client.get(f"/jobs{query}").json()
+        assert page["has_more"] is expected
+        assert (page["next_cursor"] is not None) is expected
+        seen += [job["id"] for job in page["data"]]
+        query = f"?limit=2&after={page['next_cursor']}"
+        submit(client)  # newer than the cursor: on none of the pages that follow
+    assert seen == ids[::-1]
+
+
+def test_an_empty_list_is_a_list(client: TestClient) -> None:
+    assert client.get("/jobs").json() == {"data": [], "has_more": False, "next_cursor": None}
+
+
+def test_jobs_are_listed_by_status(client: TestClient, db: Database) -> None:
+    by_age = sorted(Status, key=lambda status: status is Status.QUEUED)  # a queued job last: nobody claims it then
+    ids = {status: job_with_status(db, status).id for status in by_age}
+    for status in Status:
+        assert [job["id"] for job in client.get(f"/jobs?status={status}").json()["data"]] == [ids[status]]
+    assert len(client.get("/jobs").json()["data"]) == len(Status)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "now"),
+    [
+        (Status.QUEUED, 200, "cancelled"),
+        (Status.RUNNING, 202, "cancelling"),
+        (Status.CANCELLING, 202, "cancelling"),
+        (Status.CANCELLED, 200, "cancelled"),
+    ],
+)
+def test_cancelling_is_done_or_under_way(client: TestClient, db: Database, status: Status, code: int, now: str) -> None:
+    job = job_with_status(db, status)
+    for _ in range(2):
+        answer = client.post(f"/jobs/{job.id}/cancel")
+        assert (answer.status_code, answer.json()["status"]) == (code, now)
+    assert client.get(f"/jobs/{job.id}").json() == answer.json()
+
+
+@pytest.mark.parametrize("status", [Status.SUCCEEDED, Status.FAILED])
+def test_what_has_ended_is_not_cancelled(client: TestClient, db: Database, status: Status) -> None:
+    job = job_with_status(db, status)
+    answer = client.post(f"/jobs/{job.id}/cancel")
+    assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
+    assert queue.get(db, job.id).status == status

@@ -1,0 +1,192 @@
+"""Prediction: what the predictor is asked, and what is answered."""
+
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from tests.service.predictor import FakePredictor
+from tests.worker.jobs.making import finish, record, running, saved
+from worker.jobs import errors
+from worker.jobs.db import Database
+from worker.jobs.tables import Job, Outcome
+
+PNG = {"Content-Type": "image/png"}
+PICTURE = b"\x89PNG\r\n\x1a\n and so on"
+
+
+@pytest.fixture
+def job(db: Database) -> Job:
+    """A job that succeeded, and whose second checkpoint of three is the best."""
+    job = running(db)
+    for epoch, accuracy in enumerate((0.25, 0.75, 0.5), start=1):
+        record(db, job, epoch, test_accuracy=accuracy)
+    finish(db, job, Outcome.SUCCEEDED)
+    return job
+
+
+def predicted(client: TestClient, query: str = "", **request: Any) -> dict[str, Any]:
+    answer = client.post(f"/predict{query}", **request or {"content": PICTURE, "headers": PNG})
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+def test_a_picture_is_answered_by_the_best_checkpoint_of_the_newest_job(
+    client: TestClient, predictor: FakePredictor, job: Job
+) -> None:
+    body = predicted(client, "?top_k=2")
+    checkpoint = saved(2)
+    assert body == {
+        "job": job.id,
+        "checkpoint": {"epoch": 2, "sha256": checkpoint.sha256},
+        "predictions": [
+            {
+                "class_index": 9,
+                "label": "class 9",
+                "probability": 0.5,
+                "top": [
+                    {"class_index": 9, "label": "class 9", "probability": 0.5},
+                    {"class_index": 8, "label": "class 8", "probability": 0.5},
+                ],
+                "warnings": [f"{len(PICTURE)} bytes"],
+            }
+        ],
+    }
+    assert predictor.asked == [
+        {"path": checkpoint.path, "sha256": checkpoint.sha256, "top_k": 2, "image": PICTURE},
+    ]
+
+
+@pytest.mark.parametrize("kind", ["image/png", "image/jpeg", "IMAGE/PNG; q=1", "application/octet-stream", None])
+def test_the_body_may_be_the_picture_itself(
+    client: TestClient, predictor: FakePredictor, job: Job, kind: str | None
+) -> None:
+    predicted(client, content=PICTURE, headers={"Content-Type": kind} if kind else {})
+    assert predictor.asked[0]["image"] == PICTURE
+
+
+def test_a_form_may_hold_one_picture(client: TestClient, predictor: FakePredictor, job: Job) -> None:
+    assert len(predicted(client, files={"image": ("shoe.png", PICTURE, "image/png")})["predictions"]) == 1
+    assert predictor.asked[0]["image"] == PICTURE
+
+
+def test_a_form_may_hold_many_pictures_and_their_order_is_kept(
+    client: TestClient, predictor: FakePredictor, job: Job
+) -> None:
+    pictures = [PICTURE + b"!" * number for number in range(1, 5)]
+    body = predicted(client, files=[("image", ("same name.png", picture, "image/png")) for picture in pictures])
+    assert [each["warnings"] for each in body["predictions"]] == [[f"{len(picture)} bytes"] for picture in pictures]
+    assert [asked["image"] for asked in predictor.asked] == pictures
+
+
+def test_a_large_picture_arrives_whole(client: TestClient, predictor: FakePredictor, job: Job) -> None:
+    picture = bytes(range(256)) * 8192  # 2 MiB: more than a form keeps in memory
+    predicted(client, files={"image": picture})
+    predicted(client, content=picture, headers=PNG)
+    assert [asked["image"] for asked in predictor.asked] == [picture, picture]
+
+
+def test_five_classes_are_named_unless_told_otherwise(client: TestClient, predictor: FakePredictor, job: Job) -> None:
+    for query in ("", "?top_k=1", "?top_k=1000"):
+        predicted(client, query)
+    assert [asked["top_k"] for asked in predictor.asked] == [5, 1, 1000]
+
+
+@pytest.mark.parametrize(("which", "epoch"), [("best", 2), ("last", 3), ("1", 1)])
+def test_the_checkpoint_can_be_chosen(
+    client: TestClient, predictor: FakePredictor, job: Job, which: str, epoch: int
+) -> None:
+    assert predicted(client, f"?checkpoint={which}")["checkpoint"]["epoch"] == epoch
+    assert predictor.asked[0]["path"] == saved(epoch).path
+
+
+def test_the_job_can_be_chosen_even_while_it_runs(client: TestClient, db: Database, job: Job) -> None:
+    other = running(db)
+    record(db, other, 1)
+    assert predicted(client, f"?job={other.id}")["job"] == other.id
+    assert predicted(client)["job"] == job.id
+
+
+def test_without_a_job_that_succeeded_nobody_answers(
+    client: TestClient, predictor: FakePredictor, db: Database
+) -> None:
+    record(db, running(db), 1)
+    answer = client.post("/predict", content=PICTURE, headers=PNG)
+    assert (answer.status_code, answer.json()["code"]) == (409, "not_ready")
+    assert predictor.asked == []
+
+
+def test_a_job_without_checkpoint_is_not_ready(client: TestClient, db: Database, job: Job) -> None:
+    answer = client.post(f"/predict?job={running(db).id}", content=PICTURE, headers=PNG)
+    assert (answer.status_code, answer.json()["code"]) == (409, "not_ready")
+
+
+@pytest.mark.parametrize("query", ["?job=000000000000000000000000", "?job=nobody", "?checkpoint=4"])
+def test_what_is_not_there_is_not_found(client: TestClient, predictor: FakePredictor, job: Job, query: str) -> None:
+    answer = client.post(f"/predict{query}", content=PICTURE, headers=PNG)
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+    assert predictor.asked == []
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "code"),
+    [
+        ({"content": b"", "headers": PNG}, 400, "invalid_request"),
+        ({"content": b""}, 400, "invalid_request"),
+        ({"files": {"image": b""}}, 400, "invalid_request"),
+        ({"files": [("image", PICTURE), ("image", b"")]}, 400, "invalid_request"),
+        ({"files": {"picture": PICTURE}}, 400, "invalid_request"),
+        ({"files": [("image", PICTURE), ("label", b"9")]}, 400, "invalid_request"),
+        ({"files": {"image": (None, "a text, not a file")}}, 400, "invalid_request"),
+        ({"files": [("image", PICTURE), ("image", (None, "text"))]}, 400, "invalid_request"),
+        ({"files": [("image", PICTURE)] * 65}, 400, "invalid_request"),
+        ({"data": {"image": "text"}}, 415, "unsupported_media_type"),
+        ({"json": {"image": "aGVsbG8="}}, 415, "unsupported_media_type"),
+        ({"content": b"hello", "headers": {"Content-Type": "text/plain"}}, 415, "unsupported_media_type"),
+    ],
+)
+def test_a_request_without_a_picture_is_refused(
+    client: TestClient, predictor: FakePredictor, job: Job, request_: dict[str, Any], status: int, code: str
+) -> None:
+    answer = client.post("/predict", **request_)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert predictor.asked == []
+
+
+def test_64_pictures_are_answered(client: TestClient, predictor: FakePredictor, job: Job) -> None:
+    assert len(predicted(client, files=[("image", PICTURE)] * 64)["predictions"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (errors.BadImage(), 422),
+        (errors.ImageTooLarge(), 413),
+        (errors.CheckpointCorrupt(), 409),
+        (errors.PredictorUnavailable(), 503),
+    ],
+)
+def test_what_the_predictor_refuses_is_refused(
+    client: TestClient, predictor: FakePredictor, job: Job, error: errors.EpochdError, status: int
+) -> None:
+    predictor.error = error
+    answer = client.post("/predict", content=PICTURE, headers=PNG)
+    assert (answer.status_code, answer.json()["code"], answer.json()["detail"]) == (status, error.code, error.detail)
+
+
+def test_while_the_predictor_restarts_a_client_is_told_when_to_come_back(
+    client: TestClient, predictor: FakePredictor, job: Job
+) -> None:
+    predictor.pid = None
+    answer = client.post("/predict", content=PICTURE, headers=PNG)
+    assert (answer.status_code, answer.json()["code"]) == (503, "predictor_unavailable")
+    assert answer.headers["Retry-After"] == "1"
+    predictor.pid = 4712
+    assert predicted(client)["job"] == job.id
+
+
+def test_one_bad_picture_fails_the_request(client: TestClient, predictor: FakePredictor, job: Job) -> None:
+    predictor.error = errors.BadImage()
+    answer = client.post("/predict", files=[("image", PICTURE), ("image", PICTURE)])
+    assert (answer.status_code, answer.json()["code"]) == (422, "bad_image")

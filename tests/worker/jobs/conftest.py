@@ -1,0 +1,57 @@
+"""An empty database for each test, on SQLite and on PostgreSQL.
+
+Each is migrated once and emptied before a test: its engine then remembers the compiled statements.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlmodel import SQLModel
+
+from tests.postgres import Server
+from tests.worker.jobs.making import BACKENDS
+from worker.jobs.db import Database
+
+
+@pytest.fixture(params=BACKENDS)
+def db(request: pytest.FixtureRequest) -> Database:
+    db: Database = request.getfixturevalue(f"{request.param}_of_session")
+    with db.write() as session:
+        for table in reversed(SQLModel.metadata.sorted_tables):
+            session.execute(table.delete())
+    return db
+
+
+@pytest.fixture(scope="session")
+def sqlite_of_session(migrated_sqlite: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    path = shutil.copy(migrated_sqlite, tmp_path_factory.mktemp("sqlite"))
+    db = Database(f"sqlite:///{path}")
+    yield db
+    db.close()
+
+
+@pytest.fixture(scope="session")
+def postgresql_of_session(postgres_server: Server) -> Iterator[Database]:
+    with postgres_server.fresh_database() as url:
+        db = Database(url)
+        db.migrate()
+        yield db
+        db.close()
+
+
+@pytest.fixture(params=BACKENDS)
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Of a database without tables."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'empty.db'}"
+        return
+    server: Server = request.getfixturevalue("postgres_server")
+    with server.fresh_database() as url:
+        yield url
+
+
+@pytest.fixture
+def sqlite_path(tmp_path: Path) -> Path:
+    return tmp_path / "epochd.db"

@@ -1,0 +1,108 @@
+"""What tests of jobs are made of."""
+
+from typing import Any
+
+from sqlmodel import SQLModel
+
+from worker.jobs import queue, records
+from worker.jobs.db import Database
+from worker.jobs.failures import Failure
+from worker.jobs.records import EpochResult, Progress, SavedCheckpoint
+from worker.jobs.spec import Spec
+from worker.jobs.tables import Job, Outcome, Phase, Status
+
+BACKENDS = ("sqlite", "postgresql")
+LEASE_SECONDS = 60.0
+EXPIRED = -1.0  # a lease that has run out when it is given
+
+
+def progress(epoch: int = 1, **changed: Any) -> Progress:
+    values: dict[str, Any] = {
+        "phase": Phase.TRAINING,
+        "batch": 3,
+        "batches": 7,
+        "samples_per_second": 100.5,
+        "eta_seconds": 9.25,
+    }
+    return Progress(epoch=epoch, **values | changed)
+
+
+def result(epoch: int = 1, **changed: Any) -> EpochResult:
+    values: dict[str, Any] = {
+        "train_loss": 2.0 / epoch,
+        "test_loss": 2.5 / epoch,
+        "test_accuracy": 1 - 1 / (epoch + 1),
+        "learning_rate": 1e-3,
+        "samples_per_second": 1000.0,
+        "train_seconds": 3.0,
+        "test_seconds": 0.5,
+    }
+    return EpochResult(epoch=epoch, **values | changed)
+
+
+def saved(epoch: int = 1, attempt: int = 1, **changed: Any) -> SavedCheckpoint:
+    values: dict[str, Any] = {
+        "path": f"jobs/x/checkpoints/epoch-{epoch:06d}-attempt-{attempt}.safetensors",
+        "sha256": f"{epoch:032x}{attempt:032x}",
+        "bytes": 2_678_000,
+        "state_path": f"jobs/x/checkpoints/epoch-{epoch:06d}-attempt-{attempt}.state.pt",
+        "state_sha256": f"{attempt:032x}{epoch:032x}",
+    }
+    return SavedCheckpoint(**values | changed)
+
+
+def claim(db: Database, worker: str = "worker-1", lease_seconds: float = LEASE_SECONDS) -> Job:
+    job = queue.claim(db, worker, lease_seconds)
+    assert job is not None
+    return job
+
+
+def running(db: Database, worker: str = "worker-1", lease_seconds: float = LEASE_SECONDS) -> Job:
+    """A job that was queued alone and claimed."""
+    queue.enqueue(db, Spec())
+    return claim(db, worker, lease_seconds)
+
+
+def record(db: Database, job: Job, epoch: int, **changed: Any) -> None:
+    records.record_epoch(
+        db,
+        job.id,
+        job.attempt,
+        result(epoch, **changed),
+        saved(epoch, job.attempt),
+        progress(epoch, phase=Phase.SAVING),
+    )
+
+
+def finish(db: Database, job: Job, outcome: Outcome, *, max_attempts: int = 3) -> Status:
+    failing = outcome not in (Outcome.SUCCEEDED, Outcome.CANCELLED, Outcome.RELEASED)
+    failure = Failure(code="killed", message=f"It ended as {outcome}.") if failing else None
+    return queue.finish(db, job.id, job.attempt, outcome, failure, max_attempts=max_attempts)
+
+
+def job_with_status(db: Database, status: Status) -> Job:
+    """A job that got to `status` as jobs do."""
+    if status is Status.QUEUED:
+        return queue.enqueue(db, Spec())
+    job = running(db)
+    if status in (Status.CANCELLING, Status.CANCELLED):
+        queue.cancel(db, job.id)
+    outcomes = {
+        Status.SUCCEEDED: Outcome.SUCCEEDED,
+        Status.FAILED: Outcome.FAILED,
+        Status.CANCELLED: Outcome.RELEASED,
+    }
+    if status in outcomes:
+        finish(db, job, outcomes[status])
+    found = queue.get(db, job.id)
+    assert found.status == status
+    return found
+
+
+def everything(db: Database) -> dict[str, list[str]]:
+    """Every row of every table, to compare before and after."""
+    with db.read() as session:
+        return {
+            table.name: sorted(map(repr, session.execute(table.select()).all()))
+            for table in SQLModel.metadata.sorted_tables
+        }

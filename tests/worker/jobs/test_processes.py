@@ -1,0 +1,26 @@
+"""What a process can tell about itself and its parent."""
+
+import os
+import sys
+import threading
+
+import pytest
+
+from worker.jobs.processes import thread_count
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+
+
+@linux_only
+def test_threads_are_counted() -> None:
+    before = thread_count("self")
+    leave = threading.Event()
+    thread = threading.Thread(target=leave.wait)
+    thread.start()
+    assert thread_count("self") == thread_count(os.getpid()) == before + 1
+    leave.set()
+    thread.join()
+
+
+def test_a_process_that_is_gone_counts_as_one_thread() -> None:
+    assert thread_count(2**22 + 1) == 1

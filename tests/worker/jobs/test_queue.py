@@ -1,0 +1,486 @@
+"""The life of a job: who gets it, how attempts end, and what a late or lost worker can still do (nothing)."""
+
+import itertools
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from sqlalchemy import delete
+
+from tests.worker.jobs.making import (
+    EXPIRED,
+    LEASE_SECONDS,
+    claim,
+    everything,
+    finish,
+    job_with_status,
+    progress,
+    running,
+)
+from worker.jobs import queue, records
+from worker.jobs.db import Database
+from worker.jobs.errors import Conflict, NotFound, StaleAttempt
+from worker.jobs.failures import Failure
+from worker.jobs.spec import Spec
+from worker.jobs.tables import OWNED, SPENT, TERMINAL, Job, Outcome, Phase, Status, Worker
+
+# What an attempt's end makes of its job, by the status the job had; max_attempts is 3 and this is its first.
+NEXT_STATUS = {
+    (Status.RUNNING, Outcome.SUCCEEDED): Status.SUCCEEDED,
+    (Status.RUNNING, Outcome.FAILED): Status.FAILED,
+    (Status.RUNNING, Outcome.CANCELLED): Status.QUEUED,  # nobody asked for it: the job is still wanted
+    (Status.RUNNING, Outcome.RELEASED): Status.QUEUED,
+    (Status.RUNNING, Outcome.KILLED): Status.QUEUED,
+    (Status.RUNNING, Outcome.CRASHED): Status.QUEUED,
+    (Status.RUNNING, Outcome.WORKER_LOST): Status.QUEUED,
+    (Status.CANCELLING, Outcome.SUCCEEDED): Status.SUCCEEDED,
+    (Status.CANCELLING, Outcome.FAILED): Status.FAILED,
+    (Status.CANCELLING, Outcome.CANCELLED): Status.CANCELLED,
+    (Status.CANCELLING, Outcome.RELEASED): Status.CANCELLED,
+    (Status.CANCELLING, Outcome.KILLED): Status.CANCELLED,
+    (Status.CANCELLING, Outcome.CRASHED): Status.CANCELLED,
+    (Status.CANCELLING, Outcome.WORKER_LOST): Status.CANCELLED,
+}
+
+
+def _statuses(db: Database, job_id: str) -> list[str]:
+    return [each.status for each in records.transitions(db, job_id)]
+
+
+def _outcomes(db: Database, job_id: str) -> list[str | None]:
+    return [each.outcome for each in records.attempts(db, job_id)]
+
+
+def _queue_many(db: Database, count: int) -> list[str]:
+    """Queues jobs in one transaction."""
+    jobs = [
+        Job(id=queue.new_job_id(), labels={}, spec=Spec().model_dump(), created_at=datetime.now(UTC))
+        for _ in range(count)
+    ]
+    with db.write() as session:
+        session.add_all(jobs)
+    return [job.id for job in jobs]
+
+
+def _in_threads(count: int, work: Callable[[int], None]) -> None:
+    """Runs `work(0)` to `work(count - 1)` at the same time; raises what any of them raised."""
+    start = threading.Barrier(count)
+
+    def wait_and_work(number: int) -> None:
+        start.wait()
+        work(number)
+
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(wait_and_work, range(count)))
+
+
+def test_ids_sort_by_creation() -> None:
+    ids = [queue.new_job_id() for _ in range(1000)]
+    assert ids == sorted(set(ids))
+    assert all(re.fullmatch("[0-9a-f]{24}", each) for each in ids)
+
+
+def test_a_queued_job_keeps_its_spec_whole(db: Database) -> None:
+    spec = Spec(name="shoes ☃", labels={"team": "a"}, seed=2**63 - 1, epochs=7)
+    before = datetime.now(UTC)
+    job = queue.enqueue(db, spec)
+    found = queue.get(db, job.id)
+    assert Spec.model_validate(found.spec) == spec
+    assert (found.name, found.labels) == ("shoes ☃", {"team": "a"})
+    assert (found.status, found.attempt, found.last_seq) == (Status.QUEUED, 0, 0)
+    assert (found.started_at, found.finished_at, found.error) == (None, None, None)
+    assert abs(found.created_at - before) < timedelta(seconds=5)
+    assert found.created_at.utcoffset() == timedelta(0)
+    assert found == job
+
+
+def test_jobs_are_claimed_oldest_first(db: Database) -> None:
+    ids = [queue.enqueue(db, Spec()).id for _ in range(4)]
+    assert [claim(db).id for _ in ids] == ids
+
+
+def test_a_claimed_job_is_not_claimed_twice(db: Database) -> None:
+    running(db, "worker-1")
+    assert queue.claim(db, "worker-2", LEASE_SECONDS) is None
+    assert not queue.has_queued(db)
+
+
+@pytest.mark.parametrize("status", [status for status in Status if status is not Status.QUEUED])
+def test_only_queued_jobs_are_claimed(db: Database, status: Status) -> None:
+    job_with_status(db, status)
+    before = everything(db)
+    assert queue.claim(db, "worker-2", LEASE_SECONDS) is None
+    assert everything(db) == before
+
+
+def test_a_claim_says_who_owns_the_job_and_until_when(db: Database) -> None:
+    queue.enqueue(db, Spec())
+    assert queue.has_queued(db)
+    before = datetime.now(UTC)
+    job = claim(db, "worker-1", 60)
+    assert queue.get(db, job.id) == job
+    assert (job.status, job.attempt, job.worker_id) == (Status.RUNNING, 1, "worker-1")
+    assert job.lease_expires_at is not None
+    assert abs(job.lease_expires_at - before - timedelta(seconds=60)) < timedelta(seconds=5)
+    (attempt,) = records.attempts(db, job.id)
+    assert (attempt.number, attempt.worker_id, attempt.started_at) == (1, "worker-1", job.started_at)
+    assert (attempt.ended_at, attempt.outcome, attempt.error) == (None, None, None)
+    assert queue.owned(db, "worker-1") == {job.id: (1, Status.RUNNING)}
+    assert queue.owned(db, "worker-2") == {}
+
+
+def test_a_second_claim_is_the_next_attempt_and_keeps_the_first_start(db: Database) -> None:
+    first = running(db)
+    finish(db, first, Outcome.RELEASED)
+    second = claim(db, "worker-2")
+    assert (second.id, second.attempt, second.started_at) == (first.id, 2, first.started_at)
+    assert [each.worker_id for each in records.attempts(db, first.id)] == ["worker-1", "worker-2"]
+    assert _outcomes(db, first.id) == [Outcome.RELEASED, None]
+
+
+def test_eight_workers_get_every_attempt_exactly_once(db: Database) -> None:
+    ids = _queue_many(db, 200)
+    given_back = set(ids[::10])
+    got: list[tuple[str, int]] = []
+
+    def work(number: int) -> None:
+        while (job := queue.claim(db, f"worker-{number}", LEASE_SECONDS)) is not None:
+            got.append((job.id, job.attempt))
+            if job.id in given_back and job.attempt == 1:
+                finish(db, job, Outcome.RELEASED)
+
+    _in_threads(8, work)
+    assert Counter(got) == Counter([(each, 1) for each in ids] + [(each, 2) for each in given_back])
+
+
+def test_the_table_of_next_statuses_is_whole() -> None:
+    assert set(NEXT_STATUS) == set(itertools.product(OWNED, Outcome))
+
+
+@pytest.mark.parametrize(("status", "outcome"), NEXT_STATUS)
+def test_how_an_attempt_ends_decides_the_status_of_its_job(db: Database, status: Status, outcome: Outcome) -> None:
+    job = running(db)
+    records.record_progress(db, job.id, 1, progress(4))
+    if status is Status.CANCELLING:
+        queue.cancel(db, job.id)
+    expected = NEXT_STATUS[status, outcome]
+
+    assert finish(db, job, outcome) is expected
+
+    ended = queue.get(db, job.id)
+    assert ended.status == expected
+    assert (ended.finished_at is not None) == (expected in TERMINAL)
+    assert (ended.worker_id, ended.lease_expires_at, ended.phase, ended.eta_seconds) == (None, None, None, None)
+    assert (ended.epoch, ended.batch) == (4, 3)
+    assert (ended.error is not None) == (expected is Status.FAILED)
+    (attempt,) = records.attempts(db, job.id)
+    stopped_by_request = status is Status.CANCELLING and outcome is Outcome.RELEASED
+    assert attempt.outcome == (Outcome.CANCELLED if stopped_by_request else outcome)
+    assert attempt.ended_at is not None
+    assert attempt.ended_at >= attempt.started_at
+    assert _statuses(db, job.id)[-1] == expected
+
+
+def test_a_failed_job_and_its_attempt_say_why(db: Database) -> None:
+    job = running(db)
+    failure = Failure(code="dataset_missing", message="The dataset's files were not found.", phase=Phase.PREPARING)
+    queue.finish(db, job.id, 1, Outcome.FAILED, failure, max_attempts=3)
+    (attempt,) = records.attempts(db, job.id)
+    assert Failure.model_validate(queue.get(db, job.id).error) == failure
+    assert Failure.model_validate(attempt.error) == failure
+    assert records.transitions(db, job.id)[-1].reason == "attempt 1: The dataset's files were not found."
+
+
+def test_a_long_message_is_cut_in_the_history_only(db: Database) -> None:
+    job = running(db)
+    queue.finish(db, job.id, 1, Outcome.FAILED, Failure(code="internal", message="é" * 5000), max_attempts=3)
+    error, reason = queue.get(db, job.id).error, records.transitions(db, job.id)[-1].reason
+    assert error is not None
+    assert error["message"] == "é" * 5000
+    assert reason == ("attempt 1: " + "é" * 200)[:200]
+
+
+@pytest.mark.parametrize("outcome", SPENT)
+@pytest.mark.parametrize("max_attempts", [1, 3])
+def test_a_job_whose_attempts_are_spent_has_failed(db: Database, outcome: Outcome, max_attempts: int) -> None:
+    queue.enqueue(db, Spec())
+    statuses = [finish(db, claim(db), outcome, max_attempts=max_attempts) for _ in range(max_attempts)]
+    assert statuses == [Status.QUEUED] * (max_attempts - 1) + [Status.FAILED]
+    assert queue.claim(db, "worker-1", LEASE_SECONDS) is None
+
+
+def test_different_ways_to_die_count_together(db: Database) -> None:
+    queue.enqueue(db, Spec())
+    assert [finish(db, claim(db), outcome) for outcome in SPENT][-1] is Status.FAILED
+
+
+def test_an_attempt_that_was_given_back_costs_nothing(db: Database) -> None:
+    queue.enqueue(db, Spec())
+    for _ in range(5):
+        assert finish(db, claim(db), Outcome.RELEASED, max_attempts=1) is Status.QUEUED
+    assert finish(db, claim(db), Outcome.KILLED, max_attempts=2) is Status.QUEUED
+    assert finish(db, claim(db), Outcome.RELEASED, max_attempts=2) is Status.QUEUED
+    assert finish(db, claim(db), Outcome.KILLED, max_attempts=2) is Status.FAILED
+
+
+def test_an_attempt_that_was_given_back_never_fails_its_job(db: Database) -> None:
+    queue.enqueue(db, Spec())
+    for _ in range(2):
+        finish(db, claim(db), Outcome.KILLED, max_attempts=3)
+    # Between two starts of the worker EPOCHD_MAX_ATTEMPTS was lowered.
+    assert finish(db, claim(db), Outcome.RELEASED, max_attempts=2) is Status.QUEUED
+
+
+def test_an_attempt_ends_once(db: Database) -> None:
+    job = running(db)
+    finish(db, job, Outcome.SUCCEEDED)
+    before = everything(db)
+    for outcome in Outcome:
+        with pytest.raises(StaleAttempt):
+            finish(db, job, outcome)
+    assert everything(db) == before
+
+
+def test_two_that_end_the_same_attempt_at_once_are_told_apart(db: Database) -> None:
+    job = running(db)
+    ended: list[Status | None] = []
+
+    def work(number: int) -> None:
+        try:
+            ended.append(finish(db, job, (Outcome.SUCCEEDED, Outcome.KILLED)[number % 2]))
+        except StaleAttempt:
+            ended.append(None)
+
+    _in_threads(4, work)
+    (status,) = [each for each in ended if each is not None]
+    assert queue.get(db, job.id).status == status
+    assert len(_statuses(db, job.id)) == 3
+
+
+def test_a_job_is_rescued_when_its_lease_has_run_out(db: Database) -> None:
+    job = running(db, lease_seconds=EXPIRED)
+    assert queue.rescue(db, max_attempts=3) == [job.id]
+    rescued = queue.get(db, job.id)
+    assert (rescued.status, rescued.worker_id, rescued.lease_expires_at) == (Status.QUEUED, None, None)
+    (attempt,) = records.attempts(db, job.id)
+    assert attempt.outcome == Outcome.WORKER_LOST
+    assert attempt.error is not None
+    assert attempt.error["code"] == "worker_lost"
+    assert queue.rescue(db, max_attempts=3) == []
+    assert claim(db, "worker-2").attempt == 2
+
+
+def test_a_job_of_a_dead_worker_is_rescued_before_its_lease_runs_out(db: Database) -> None:
+    queue.register(db, "dead", "host-1")
+    queue.register(db, "alive", "host-1")
+    lost, kept = running(db, "dead"), running(db, "alive")
+    assert queue.rescue(db, max_attempts=3, dead_workers=["dead", "never heard of"]) == [lost.id]
+    assert queue.get(db, lost.id).status == Status.QUEUED
+    assert queue.get(db, kept.id) == kept
+    with db.read() as session:
+        assert session.get(Worker, "dead") is None
+        assert session.get(Worker, "alive") is not None
+
+
+@pytest.mark.parametrize("status", Status)
+def test_a_rescue_touches_no_job_that_lives_or_has_ended(db: Database, status: Status) -> None:
+    job_with_status(db, status)
+    before = everything(db)
+    assert queue.rescue(db, max_attempts=3) == []
+    assert everything(db) == before
+
+
+def test_a_job_being_cancelled_is_cancelled_by_the_rescue(db: Database) -> None:
+    job = running(db, lease_seconds=EXPIRED)
+    queue.cancel(db, job.id)
+    assert queue.rescue(db, max_attempts=3) == [job.id]
+    assert queue.get(db, job.id).status == Status.CANCELLED
+    assert _outcomes(db, job.id) == [Outcome.WORKER_LOST]
+
+
+def test_a_job_that_lost_its_worker_too_often_has_failed(db: Database) -> None:
+    job = running(db, lease_seconds=EXPIRED)
+    queue.rescue(db, max_attempts=2)
+    assert queue.get(db, job.id).error is None
+    claim(db, lease_seconds=EXPIRED)
+    queue.rescue(db, max_attempts=2)
+    failed = queue.get(db, job.id)
+    assert failed.status == Status.FAILED
+    assert failed.error is not None
+    assert failed.error["code"] == "worker_lost"
+
+
+def test_many_jobs_are_rescued_at_once_and_each_only_once(db: Database) -> None:
+    ids = _queue_many(db, 20)
+    for _ in ids:
+        claim(db, lease_seconds=EXPIRED)
+    rescued: list[str] = []
+    _in_threads(4, lambda _: rescued.extend(queue.rescue(db, max_attempts=3)))
+    assert sorted(rescued) == ids
+    assert all(_statuses(db, each) == ["running", "queued"] for each in ids)
+
+
+def test_a_heartbeat_extends_the_leases_of_its_worker_only(db: Database) -> None:
+    queue.register(db, "worker-1", "host-1")
+    mine, cancelling = (running(db, "worker-1", EXPIRED) for _ in range(2))
+    queue.cancel(db, cancelling.id)
+    other = running(db, "worker-2", EXPIRED)
+    queue.heartbeat(db, "worker-1", LEASE_SECONDS)
+    assert queue.rescue(db, max_attempts=3) == [other.id]
+    assert queue.owned(db, "worker-1") == {mine.id: (1, Status.RUNNING), cancelling.id: (1, Status.CANCELLING)}
+    renewed = queue.get(db, mine.id).lease_expires_at
+    assert renewed is not None
+    assert timedelta(seconds=50) < renewed - datetime.now(UTC) < timedelta(seconds=70)
+
+
+def test_a_heartbeat_gives_no_lease_to_a_job_that_was_taken_away(db: Database) -> None:
+    running(db, "worker-1", EXPIRED)
+    queue.rescue(db, max_attempts=3)
+    before = everything(db)
+    queue.heartbeat(db, "worker-1", LEASE_SECONDS)
+    assert everything(db) == before
+
+
+def test_the_newest_heartbeat_of_all_workers_counts(db: Database) -> None:
+    assert queue.seconds_since_heartbeat(db) is None
+    for number in (1, 2):
+        queue.register(db, f"worker-{number}", "host-1")
+    with db.write() as session:
+        for number, age in ((1, 100), (2, 40)):
+            worker = session.get(Worker, f"worker-{number}")
+            assert worker is not None
+            worker.heartbeat_at -= timedelta(seconds=age)
+    age_before = queue.seconds_since_heartbeat(db)
+    assert age_before is not None
+    assert 39 < age_before < 60
+    queue.heartbeat(db, "worker-1", LEASE_SECONDS)
+    age_after = queue.seconds_since_heartbeat(db)
+    assert age_after is not None
+    assert -1 < age_after < 20
+
+
+def test_a_worker_that_leaves_is_forgotten(db: Database) -> None:
+    queue.register(db, "worker-1", "host-1")
+    queue.deregister(db, "worker-1")
+    queue.deregister(db, "worker-1")
+    assert queue.seconds_since_heartbeat(db) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (Status.QUEUED, Status.CANCELLED),
+        (Status.RUNNING, Status.CANCELLING),
+        (Status.CANCELLING, Status.CANCELLING),
+        (Status.CANCELLED, Status.CANCELLED),
+    ],
+)
+def test_cancelling_twice_is_as_good_as_once(db: Database, status: Status, expected: Status) -> None:
+    job = job_with_status(db, status)
+    cancelled = queue.cancel(db, job.id)
+    assert cancelled.status == expected
+    assert (cancelled.finished_at is not None) == (expected is Status.CANCELLED)
+    after_one = everything(db)
+    assert queue.cancel(db, job.id) == queue.get(db, job.id) == cancelled
+    assert everything(db) == after_one
+
+
+@pytest.mark.parametrize("status", [Status.SUCCEEDED, Status.FAILED])
+def test_a_job_that_has_ended_cannot_be_cancelled(db: Database, status: Status) -> None:
+    job = job_with_status(db, status)
+    before = everything(db)
+    with pytest.raises(Conflict, match=f"has {status}"):
+        queue.cancel(db, job.id)
+    assert everything(db) == before
+
+
+def test_a_cancel_that_meets_a_claim_is_never_lost(db: Database) -> None:
+    ids = _queue_many(db, 40)
+
+    def work(number: int) -> None:
+        if number == 0:
+            while queue.claim(db, "worker-1", LEASE_SECONDS) is not None:
+                pass
+        else:
+            for job_id in reversed(ids):
+                queue.cancel(db, job_id)
+
+    _in_threads(2, work)
+    for job_id in ids:
+        job = queue.get(db, job_id)
+        history = (job.status, job.attempt, *_statuses(db, job_id))
+        assert history in (("cancelled", 0, "cancelled"), ("cancelling", 1, "running", "cancelling"))
+
+
+@pytest.mark.parametrize("job_id", ["", "0" * 24, "nothing", "\0", "a\0b", "'; --", "é" * 5000])
+def test_an_id_that_no_job_has_is_not_found(db: Database, job_id: str) -> None:
+    queue.enqueue(db, Spec())
+    with pytest.raises(NotFound):
+        queue.get(db, job_id)
+    with pytest.raises(NotFound):
+        queue.cancel(db, job_id)
+
+
+def test_the_history_tells_every_status_in_order(db: Database) -> None:
+    job = running(db)
+    finish(db, job, Outcome.KILLED)
+    claim(db, "worker-2")
+    queue.cancel(db, job.id)
+    queue.finish(db, job.id, 2, Outcome.RELEASED, max_attempts=3)
+    history = records.transitions(db, job.id)
+    assert [(each.seq, each.status, each.reason) for each in history] == [
+        (1, "queued", "submitted"),
+        (2, "running", "attempt 1"),
+        (3, "queued", "attempt 1: It ended as killed."),
+        (4, "running", "attempt 2"),
+        (5, "cancelling", "cancel requested"),
+        (6, "cancelled", "attempt 2: cancelled"),
+    ]
+    times = [each.at for each in history]
+    assert times == sorted(times)
+
+
+def test_jobs_are_listed_newest_first_and_by_status(db: Database) -> None:
+    ids = [job_with_status(db, status).id for status in (Status.SUCCEEDED, Status.RUNNING, Status.QUEUED)]
+    assert [job.id for job in queue.jobs(db)[0]] == ids[::-1]
+    assert [job.id for job in queue.jobs(db, status=Status.RUNNING)[0]] == [ids[1]]
+    assert queue.jobs(db, status=Status.FAILED) == ([], False)
+
+
+@pytest.mark.parametrize(("limit", "has_more"), [(1, True), (2, True), (3, False), (4, False)])
+def test_a_page_says_whether_there_are_more(db: Database, limit: int, has_more: bool) -> None:
+    ids = _queue_many(db, 3)
+    found, more = queue.jobs(db, limit=limit)
+    assert ([job.id for job in found], more) == (ids[::-1][:limit], has_more)
+
+
+@given(limit=st.integers(1, 3), arrivals=st.lists(st.integers(0, 2), max_size=4))
+@hypothesis_settings(
+    max_examples=12,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_pages_neither_skip_nor_repeat_while_jobs_arrive(db: Database, limit: int, arrivals: list[int]) -> None:
+    with db.write() as session:
+        session.execute(delete(Job))
+    _queue_many(db, 4)
+    there = [job.id for job in queue.jobs(db, limit=1000)[0]]
+    seen: list[str] = []
+    after: str | None = None
+    for arriving in itertools.chain(arrivals, itertools.repeat(1)):
+        page, has_more = queue.jobs(db, after=after, limit=limit)
+        seen += [job.id for job in page]
+        if not has_more:
+            break
+        after = page[-1].id
+        _queue_many(db, arriving)
+    assert seen == there

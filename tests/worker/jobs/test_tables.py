@@ -1,0 +1,99 @@
+"""What the database itself refuses, whoever writes: each named constraint, met by raw SQL."""
+
+import pytest
+from sqlalchemy import CheckConstraint, text
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import SQLModel
+
+from tests.worker.jobs.making import everything, job_with_status, record, running
+from worker.jobs import queue, records
+from worker.jobs.db import Database
+from worker.jobs.spec import Spec
+from worker.jobs.tables import Outcome, Phase, Status
+
+_TIME = "'2026-01-01 00:00:00.000000'"
+VIOLATIONS = {
+    "jobs_status_known": ["UPDATE jobs SET status = 'done'"],
+    "jobs_phase_known": ["UPDATE jobs SET phase = 'thinking'"],
+    "jobs_finished_at_iff_terminal": [
+        f"UPDATE jobs SET finished_at = {_TIME}",
+        "UPDATE jobs SET status = 'succeeded'",
+        "UPDATE jobs SET status = 'cancelled'",
+    ],
+    "jobs_worker_iff_owned": [
+        f"UPDATE jobs SET worker_id = 'worker-1', lease_expires_at = {_TIME}",
+        "UPDATE jobs SET status = 'running'",
+        "UPDATE jobs SET status = 'cancelling'",
+    ],
+    "jobs_lease_iff_worker": [f"UPDATE jobs SET lease_expires_at = {_TIME}"],
+    "attempts_outcome_known": [f"UPDATE attempts SET outcome = 'bored', ended_at = {_TIME}"],
+    "attempts_ended_at_iff_outcome": [
+        f"UPDATE attempts SET ended_at = {_TIME}",
+        "UPDATE attempts SET outcome = 'killed'",
+    ],
+}
+
+
+def _queued_job_with_an_attempt(db: Database) -> str:
+    job = queue.enqueue(db, Spec())
+    with db.write() as session:
+        session.execute(
+            text(
+                f"INSERT INTO attempts (job_id, number, worker_id, started_at) VALUES (:job_id, 1, 'worker-1', {_TIME})"
+            ),
+            {"job_id": job.id},
+        )
+    return job.id
+
+
+def test_the_table_of_violations_is_whole() -> None:
+    tables = SQLModel.metadata.tables.values()
+    checks = {each.name for table in tables for each in table.constraints if isinstance(each, CheckConstraint)}
+    assert checks == set(VIOLATIONS)
+
+
+@pytest.mark.parametrize(("name", "statement"), [(name, each) for name in VIOLATIONS for each in VIOLATIONS[name]])
+def test_a_constraint_refuses_by_its_name(db: Database, name: str, statement: str) -> None:
+    _queued_job_with_an_attempt(db)
+    before = everything(db)
+    with pytest.raises(IntegrityError, match=name), db.write() as session:
+        session.execute(text(statement))
+    assert everything(db) == before
+
+
+def test_every_member_of_the_enums_is_accepted(db: Database) -> None:
+    for status in Status:
+        job_with_status(db, status)
+    _queued_job_with_an_attempt(db)
+    with db.write() as session:
+        for phase in Phase:
+            session.execute(text("UPDATE jobs SET phase = :phase"), {"phase": phase})
+        for outcome in Outcome:
+            session.execute(text(f"UPDATE attempts SET outcome = :outcome, ended_at = {_TIME}"), {"outcome": outcome})
+
+
+@pytest.mark.parametrize("table", ["attempts", "transitions", "epochs", "checkpoints"])
+def test_nothing_belongs_to_a_job_that_is_not_there(db: Database, table: str) -> None:
+    job = running(db)
+    record(db, job, 1)
+    with pytest.raises(IntegrityError), db.write() as session:
+        session.execute(text(f"UPDATE {table} SET job_id = 'nobody'"))
+
+
+def test_what_belongs_to_a_job_goes_with_it(db: Database) -> None:
+    record(db, running(db), 1)
+    before = everything(db)
+    job = running(db)
+    record(db, job, 1)
+    with db.write() as session:
+        session.execute(text("DELETE FROM jobs WHERE id = :id"), {"id": job.id})
+    assert everything(db) == before
+
+
+def test_a_job_has_a_seq_only_once(db: Database) -> None:
+    job = running(db)
+    record(db, job, 1)
+    record(db, job, 2)
+    with pytest.raises(IntegrityError), db.write() as session:
+        session.execute(text("UPDATE epochs SET seq = 1"))
+    assert [row.seq for row in records.epochs(db, job.id)] == [1, 2]
