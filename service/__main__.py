@@ -2,13 +2,12 @@
 
 import argparse
 import os
+import signal
 import socket
 import sys
 
 import uvicorn
-from worker.jobs import logs
-from worker.jobs.db import Database
-from worker.jobs.settings import Settings
+from worker.jobs.starting import start
 
 from .auth import first_key
 from .main import create_app
@@ -20,9 +19,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m service")
     parser.add_argument("--fd", type=int, help="a listening socket to serve on")
     arguments = parser.parse_args()
-    logs.configure("service")
-    settings = Settings()
-    announce_first_key(settings)
+    settings, db = start("service")
+    if (key := first_key(settings, db)) is not None:
+        sys.stderr.write(f"\nAPI key, shown only now: {key}\nSend it as: Authorization: Bearer <key>\n\n")
+    db.close()
     config = uvicorn.Config(
         create_app(settings),
         host=settings.host,
@@ -32,16 +32,9 @@ def main() -> None:
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
     sockets = [socket.socket(fileno=os.dup(arguments.fd))] if arguments.fd is not None else None
+    # uvicorn stops by itself and then raises the signal again: by then leaving is all that is left.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.Server(config).run(sockets=sockets)
-
-
-def announce_first_key(settings: Settings) -> None:
-    """Other machines can reach the service and it has no key: make one, and show it this one time."""
-    db = Database(settings.resolved_database_url)
-    db.migrate()
-    if (key := first_key(settings, db)) is not None:
-        sys.stderr.write(f"\nAPI key, shown only now: {key}\nSend it as: Authorization: Bearer <key>\n\n")
-    db.close()
 
 
 if __name__ == "__main__":

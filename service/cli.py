@@ -3,17 +3,12 @@
 import os
 import sys
 from importlib.metadata import version as installed_version
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import structlog
 import typer
-from pydantic import ValidationError
-from rich.console import Console
-from sqlalchemy.exc import SQLAlchemyError
 from worker.jobs import logs
-from worker.jobs.db import Database
-from worker.jobs.errors import SchemaTooNew
-from worker.jobs.settings import Settings
+from worker.jobs.starting import leave, open_database, read_settings
 
 from . import serve as parent
 
@@ -23,7 +18,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Trains image models for whoever asks over HTTP.",
 )
-_errors = Console(stderr=True, highlight=False)
 
 
 @app.command()
@@ -35,25 +29,22 @@ def serve(
     """Run the service and a worker in the foreground; Ctrl-C stops both."""
     given = {"EPOCHD_HOST": host, "EPOCHD_PORT": port, "EPOCHD_DATA_DIR": data_dir}
     os.environ.update({name: str(value) for name, value in given.items() if value is not None})
-    settings = _settings()
+    settings = read_settings()
     logs.configure("epochd")
-    _check_data(settings)
+    open_database(settings).close()  # what is wrong with it would end both children again and again
     try:
         listener = parent.listen(settings)
     except OSError as error:
-        _fail(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}. Try --port 0.")
+        leave(1, f"cannot listen on {settings.host} port {settings.port}: {error.strerror}. Try --port 0.")
     address, port_taken = listener.getsockname()[:2]
-    shown = f"[{address}]" if ":" in address else address
-    structlog.get_logger().info(
-        "listening", url=f"http://{shown}:{port_taken}", docs=f"http://{shown}:{port_taken}/docs"
-    )
+    url = f"http://{f'[{address}]' if ':' in address else address}:{port_taken}"
+    structlog.get_logger().info("listening", url=url, docs=f"{url}/docs")
     raise typer.Exit(parent.run(listener))
 
 
 @app.command()
 def worker() -> None:
     """Run a worker in the foreground, on the database that EPOCHD_DATABASE_URL or the data folder names."""
-    _settings()
     os.execv(sys.executable, [sys.executable, "-m", "worker"])  # noqa: S606
 
 
@@ -61,36 +52,6 @@ def worker() -> None:
 def version() -> None:
     """Say which version this is."""
     typer.echo(f"epochd {installed_version('epochd')}")
-
-
-def _settings() -> Settings:
-    try:
-        return Settings()
-    except ValidationError as error:
-        for each in error.errors():
-            name = f"EPOCHD_{'_'.join(str(part) for part in each['loc']).upper()}: " if each["loc"] else ""
-            _errors.print(f"epochd: {name}{each['msg'].removeprefix('Value error, ')}", style="red", markup=False)
-        raise typer.Exit(2) from None
-
-
-def _check_data(settings: Settings) -> None:
-    """Says in a sentence what would make the service and the worker die again and again."""
-    try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-        db = Database(settings.resolved_database_url)
-        db.migrate()
-        db.close()
-    except OSError as error:
-        _fail(f"cannot use the data folder {settings.data_dir}: {error.strerror}.")
-    except SchemaTooNew as error:
-        _fail(error.detail)
-    except SQLAlchemyError as error:
-        _fail(f"cannot open the database: {str(error.__cause__ or error).splitlines()[0]}")
-
-
-def _fail(sentence: str) -> NoReturn:
-    _errors.print(f"epochd: {sentence}", style="red", markup=False)
-    raise typer.Exit(1)
 
 
 def main() -> None:

@@ -22,16 +22,16 @@ _log = structlog.get_logger()
 
 class Predictor:
     def __init__(self) -> None:
-        self._ids = itertools.count()
+        self._ids = itertools.count(wire.HELLO + 1)
         self._waiting: dict[int, asyncio.Future[PredictAnswer]] = {}
         self._writer: asyncio.StreamWriter | None = None
         self._keeper: asyncio.Task[None] | None = None
-        self._pid: int | None = None
+        self._ready = False
 
     @property
-    def pid(self) -> int | None:
-        """Of the process that would answer now; None while there is none."""
-        return self._pid
+    def ready(self) -> bool:
+        """Whether a process is there and has torch loaded. One that is not ready yet takes requests already."""
+        return self._ready
 
     def start(self) -> None:
         self._keeper = asyncio.create_task(self._keep())
@@ -85,17 +85,17 @@ class Predictor:
                 env={name: value for name, value in os.environ.items() if name != "EPOCHD_API_KEY"},
             )
         reader, self._writer = await asyncio.open_connection(sock=ours)
-        self._pid = process.pid
         try:
             while True:
                 head_bytes, _ = LENGTHS.unpack(await reader.readexactly(LENGTHS.size))
                 answer = PredictAnswer.model_validate_json(await reader.readexactly(head_bytes))
+                self._ready = True  # its first frame says hello
                 if (future := self._waiting.get(answer.id)) is not None and not future.done():
                     future.set_result(answer)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
-            self._pid = None
+            self._ready = False
             self._writer.close()
             self._writer = None
             for future in self._waiting.values():

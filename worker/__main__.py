@@ -5,18 +5,13 @@ import os
 # Before anything loads numpy: its OpenBLAS would give the preloaded process a second thread.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from worker.jobs import logs
-from worker.jobs.db import Database
-from worker.jobs.settings import Settings
+from worker.jobs.starting import start
 from worker.launchers.local import LocalLauncher
 from worker.supervisor import Supervisor
 
 
 def main() -> None:
-    logs.configure("worker")
-    settings = Settings()
-    db = Database(settings.resolved_database_url)
-    db.migrate()
+    settings, db = start("worker")
     Supervisor(settings, db, LocalLauncher(settings)).run()
 
 

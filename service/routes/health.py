@@ -67,5 +67,6 @@ def _disk(settings: Settings) -> Part:
 
 
 def _predictor(predictor: Predictor) -> Part:
-    there = predictor.pid is not None
-    return Part(ready=there, detail="The predictor runs." if there else "The predictor is being started.")
+    return Part(
+        ready=predictor.ready, detail="The predictor runs." if predictor.ready else "The predictor is being started."
+    )

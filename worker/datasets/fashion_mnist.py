@@ -33,7 +33,9 @@ _log = structlog.get_logger()
 
 def read(settings: Settings) -> Source:
     """The pictures and labels, from the first place that has them. Raises DatasetMissing."""
-    with TemporaryDirectory(prefix="epochd-fashion-mnist-") as scratch:
+    datasets = settings.data_dir / "datasets"  # /tmp may be small; what a kill leaves here, preparing sweeps
+    datasets.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".preparing-fashion-mnist-", dir=datasets) as scratch:
         root = Path(scratch)
         raw = root / "FashionMNIST" / "raw"  # where torchvision's reader looks
         gather(settings, raw, root / "download")

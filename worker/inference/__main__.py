@@ -15,7 +15,7 @@ from worker.jobs import logs
 from worker.jobs.errors import EpochdError, Internal
 from worker.jobs.processes import die_with_parent
 from worker.jobs.settings import Settings
-from worker.jobs.wire import LENGTHS, PredictAnswer, PredictRequest, pack
+from worker.jobs.wire import HELLO, LENGTHS, PredictAnswer, PredictRequest, pack
 
 from .models import Models
 from .predict import predict
@@ -32,6 +32,7 @@ def main(descriptor: int) -> None:
     torch.set_num_threads(1)  # a running job keeps its cores
     models = Models(settings.data_dir, _MODELS_BYTES)
     with socket.socket(fileno=descriptor) as wire, wire.makefile("rb") as requests:
+        wire.sendall(pack(PredictAnswer(id=HELLO)))
         _log.info("predictor_ready")
         while (frame := _read_frame(requests)) is not None:
             wire.sendall(pack(_answer(models, *frame, max_pixels=settings.max_pixels)))

@@ -30,6 +30,9 @@ class Prediction(Guess):
     warnings: list[str] = []
 
 
+HELLO = 0  # the id of the frame that a predictor sends once, when it can answer; requests count from 1
+
+
 class PredictAnswer(BaseModel):
     """The head of an answer; its body is empty. Either `prediction` or `code` and `detail` are there."""
 

@@ -5,6 +5,7 @@ untouched. An attempt therefore starts in well under a tenth of a second, and di
 """
 
 import faulthandler
+import importlib
 import multiprocessing
 import os
 import signal
@@ -20,6 +21,8 @@ import structlog
 from worker.jobs import logs
 from worker.jobs.processes import die_with_parent, thread_count
 from worker.jobs.settings import Settings
+
+_PRELOAD = "worker.launchers.preload"
 
 
 class Running:
@@ -59,16 +62,18 @@ class LocalLauncher:
         # An attempt needs no key, so it gets none.
         self._settings = settings.model_copy(update={"api_key": None})
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([f"{__package__}.preload"])
+        self._context.set_forkserver_preload([_PRELOAD])
 
     def warm_up(self) -> None:
         """Starts the preloaded parent and waits until it can fork. Raises RuntimeError when it cannot."""
-        process = self._context.Process(target=_nothing)
+        process = self._context.Process(target=_check_preloaded)
         try:
             process.start()
         except (EOFError, OSError) as error:
             raise RuntimeError("the preloaded process did not start; its log is above") from error
         process.join()
+        if process.exitcode != 0:  # the forkserver passes over an ImportError in silence
+            raise RuntimeError("the preloaded process could not import torch and the training engine")
 
     def start(self, job_id: str, attempt: int) -> Running:
         process = self._context.Process(
@@ -83,8 +88,9 @@ def wait_any(running: Iterable[Running], seconds: float) -> None:
     wait([each.sentinel for each in running], timeout=seconds)
 
 
-def _nothing() -> None:
-    pass
+def _check_preloaded() -> None:
+    if _PRELOAD not in sys.modules:
+        importlib.import_module(_PRELOAD)  # says in the log what is wrong
 
 
 def _attempt(settings: Settings, job_id: str, attempt: int) -> NoReturn:

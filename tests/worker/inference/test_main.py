@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.worker.inference.test_predict import png, save
-from worker.jobs.wire import LENGTHS, PredictAnswer, PredictRequest, pack
+from worker.jobs.wire import HELLO, LENGTHS, PredictAnswer, PredictRequest, pack
 
 PICTURE = png(torch.zeros(28, 28, dtype=torch.uint8))
 
@@ -46,6 +46,7 @@ def test_the_predictor_answers_refuses_and_goes_on(tmp_path: Path, wire: socket.
     wire.sendall(pack(PredictRequest(id=2, **good), b"nonsense"))
     wire.sendall(pack(PredictRequest(id=3, path="nowhere", sha256="0" * 64, top_k=1), PICTURE))
     wire.sendall(pack(PredictRequest(id=4, **good), PICTURE))
+    assert receive(wire).id == HELLO
     answers = [receive(wire) for _ in range(4)]
     assert [answer.id for answer in answers] == [1, 2, 3, 4]
     assert [answer.code for answer in answers] == [None, "bad_image", "checkpoint_corrupt", None]
