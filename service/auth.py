@@ -3,18 +3,25 @@
 import hashlib
 import hmac
 import secrets
-from typing import Annotated
 
-from fastapi import Depends, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
 from sqlmodel import col, select
+from starlette.types import ASGIApp, Receive, Scope, Send
 from worker.jobs.db import Database, now
 from worker.jobs.errors import Unauthenticated
 from worker.jobs.settings import Settings
 from worker.jobs.tables import ApiKey
 
-PUBLIC = frozenset({"/healthz", "/readyz"})  # a container's health check has no key
-_bearer = HTTPBearer(auto_error=False, description="Needed when the service was started with a key")
+from .errors import response_to
+
+PUBLIC = frozenset(
+    {
+        *("/healthz", "/readyz"),  # a container's health check has no key
+        *("/docs", "/openapi.json"),  # the same for every epochd, and a browser cannot send a key to a page
+    }
+)
+# Only says so in /docs; RequireKey is what asks.
+bearer = HTTPBearer(auto_error=False, description="Needed when the service has a key")
 
 
 class Keys:
@@ -24,14 +31,14 @@ class Keys:
         with db.read() as session:
             self._digests = [bytes.fromhex(each) for each in session.exec(select(ApiKey.sha256))]
         if settings.api_key is not None:
-            self._digests.append(_digest(settings.api_key.get_secret_value()))
+            self._digests.append(_digest(settings.api_key.get_secret_value().encode()))
         self._open = not self._digests and not settings.is_exposed
 
-    def check(self, key: str | None) -> None:
+    def check(self, key: bytes) -> None:
         """Raises Unauthenticated."""
         if self._open:
             return
-        presented = _digest(key or "")
+        presented = _digest(key)
         # No early exit: the time taken tells nothing about which key was nearly right.
         if not sum(hmac.compare_digest(presented, each) for each in self._digests):
             raise Unauthenticated
@@ -45,17 +52,37 @@ def first_key(settings: Settings, db: Database) -> str | None:
     with db.write() as session:
         if session.exec(select(col(ApiKey.sha256)).limit(1)).first() is not None:
             return None
-        session.add(ApiKey(sha256=_digest(key).hex(), prefix=key[:12], created_at=now(session)))
+        session.add(ApiKey(sha256=_digest(key.encode()).hex(), prefix=key[:12], created_at=now(session)))
     return key
 
 
-def require_key(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> None:
-    """The whole app depends on this: a new route is closed unless it is named in PUBLIC."""
-    if request.scope["path"] not in PUBLIC:
-        request.app.state.keys.check(credentials.credentials if credentials else None)
+class RequireKey:
+    """Every request needs a key, whatever routes there are, unless its path is named in PUBLIC.
+
+    A middleware and not a dependency, because FastAPI reads and parses a body before it asks any dependency.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in PUBLIC:
+            try:
+                scope["app"].state.keys.check(_presented(scope))
+            except Unauthenticated as error:
+                await response_to(error, scope["state"]["request_id"])(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+def _presented(scope: Scope) -> bytes:
+    """The bearer token as it came: bytes, since a header need not be ASCII."""
+    for name, value in scope["headers"]:
+        scheme, _, token = value.partition(b" ")
+        if name == b"authorization" and scheme.lower() == b"bearer":
+            return bytes(token.strip())
+    return b""
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

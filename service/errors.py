@@ -32,6 +32,7 @@ _HEADERS: dict[type[EpochdError], dict[str, str]] = {
     errors.PredictorUnavailable: {"Retry-After": "1"},
 }
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 422: "validation_error"}
+_MAX_FIELDS, _MAX_POINTER = 20, 200  # an answer stays small whatever was sent
 _log = structlog.get_logger()
 
 
@@ -68,8 +69,9 @@ def problem(
         detail=detail,
         code=code,
         request_id=request_id,
-        errors=list(fields),
+        errors=list(fields[:_MAX_FIELDS]),
     )
+    headers = (headers or {}) | ({"X-Request-Id": request_id} if request_id else {})
     return JSONResponse(body.model_dump(), status, headers, media_type="application/problem+json")
 
 
@@ -111,15 +113,17 @@ def request_id(request: Request) -> str | None:
     return known
 
 
+def response_to(error: EpochdError, request_id: str | None) -> Response:
+    """The problem that an error of ours is."""
+    kind = type(error)
+    return problem(STATUS[kind], error.code, error.detail, request_id=request_id, headers=_HEADERS.get(kind))
+
+
 def _on_epochd_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, EpochdError)
-    known = next((cls for cls in type(error).__mro__ if cls in STATUS), errors.Internal)
-    if known is errors.Internal:
+    if type(error) not in STATUS or type(error) is errors.Internal:
         return _on_unexpected(request, error)
-    fields = [FieldProblem(pointer=error.pointer, detail=error.detail)] if error.pointer else []
-    headers = _HEADERS.get(known)
-    rid = request_id(request)
-    return problem(STATUS[known], error.code, error.detail, request_id=rid, fields=fields, headers=headers)
+    return response_to(error, request_id(request))
 
 
 def _on_invalid(request: Request, error: Exception) -> Response:
@@ -157,8 +161,10 @@ def _on_unexpected(request: Request, error: Exception) -> Response:
 def _pointer(location: Sequence[str | int]) -> str:
     where, *path = map(str, location)
     if where == "body":
-        return "#" + "".join(f"/{part.replace('~', '~0').replace('/', '~1')}" for part in path)
-    return f"{'?' if where == 'query' else where + ' '}{'.'.join(path)}"
+        pointer = "#" + "".join(f"/{part.replace('~', '~0').replace('/', '~1')}" for part in path)
+    else:
+        pointer = f"{'?' if where == 'query' else where + ' '}{'.'.join(path)}"
+    return pointer[:_MAX_POINTER]
 
 
 def _sentence(error: dict[str, Any]) -> str:

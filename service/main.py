@@ -9,7 +9,7 @@ from worker.jobs.db import Database
 from worker.jobs.settings import Settings
 
 from . import errors
-from .auth import Keys, require_key
+from .auth import Keys, RequireKey, bearer
 from .middleware import RequestContext
 from .predictor import Predictor
 from .routes import checkpoints, health, jobs, metrics, predict
@@ -37,12 +37,15 @@ def create_app(settings: Settings) -> FastAPI:
         version=version("epochd"),
         description=_DESCRIPTION,
         lifespan=lifespan,
-        dependencies=[Depends(require_key)],
+        dependencies=[Depends(bearer)],
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
         responses=errors.everywhere(),
     )
     for router in (jobs.router, metrics.router, checkpoints.router, health.router):
         app.include_router(router, max_body_size=_JSON_BYTES)
     app.include_router(predict.router, max_body_size=settings.max_image_bytes)
     errors.install(app)
-    app.add_middleware(RequestContext)
+    app.add_middleware(RequireKey)
+    app.add_middleware(RequestContext)  # the outermost
     return app

@@ -34,14 +34,15 @@ class RequestContext:
             nonlocal status, replaced
             if message["type"] == "http.response.start":
                 status = message["status"]
+                names = {name for name, _ in message["headers"]}
                 if status == 413 and Headers(scope=message).get("content-type", "").startswith("text/plain"):
                     replaced = True
                     detail = "The body is larger than this address accepts."
                     response = problem(413, "too_large", detail, request_id=request_id)
-                    response.headers["X-Request-Id"] = request_id
                     await response(scope, receive, send)
                     return
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                if b"x-request-id" not in names:
+                    message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             if not replaced:
                 await send(message)
 

@@ -106,8 +106,7 @@ def test_everything_killed_at_once_goes_on_after_a_restart(fresh_data_dir: Calla
 def test_a_killed_preloaded_process_costs_one_attempt(server: Epochd) -> None:
     job_id = server.submit(epochs=3)
     mid_epoch(server, job_id, 1)
-    (preloaded,) = [pid for pid, command in server.processes().items() if "forkserver" in command]
-    os.kill(preloaded, signal.SIGKILL)
+    os.kill(server.preloaded_pid(), signal.SIGKILL)
     assert server.wait_terminal(job_id)["status"] == "succeeded"
 
 

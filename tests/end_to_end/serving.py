@@ -62,9 +62,15 @@ class Epochd:
         return pid
 
     def attempt_pids(self) -> list[int]:
-        """The training processes: children of the preloaded process."""
-        preloaded = [pid for pid, command in self.processes().items() if "forkserver" in command]
-        return [pid for parent in preloaded for pid in _children(parent) if os.getsid(pid) == pid]
+        """The training processes: forked from the preloaded one, and each the leader of a session."""
+        return [pid for pid in self._forkserver_pids() if os.getsid(pid) == pid]
+
+    def preloaded_pid(self) -> int:
+        (pid,) = [pid for pid in self._forkserver_pids() if os.getsid(pid) != pid]
+        return pid
+
+    def _forkserver_pids(self) -> list[int]:
+        return [pid for pid, command in self.processes().items() if "forkserver" in command]
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         if self.process.poll() is None:

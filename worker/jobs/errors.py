@@ -14,9 +14,8 @@ class EpochdError(Exception):
 
     code: ClassVar[str] = "internal"
 
-    def __init__(self, detail: str | None = None, *, pointer: str | None = None) -> None:
+    def __init__(self, detail: str | None = None) -> None:
         self.detail = detail or inspect.getdoc(type(self)) or self.code
-        self.pointer = pointer  # JSON pointer to the field at fault, when there is one
         super().__init__(self.detail)
 
     def __init_subclass__(cls) -> None:

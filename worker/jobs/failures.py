@@ -26,7 +26,8 @@ class Failure(BaseModel):
         if exit_code >= 0:
             message = f"The training process left with exit code {exit_code} and without saying why."
             return cls(code=Crashed.code, message=message, phase=phase)
-        name = signal.Signals(-exit_code).name
+        known = {number.value: number.name for number in signal.Signals}
+        name = known.get(-exit_code, f"signal {-exit_code}")  # real-time signals have no names
         hint = ", possibly because the machine ran out of memory" if name == "SIGKILL" else ""
         message = f"The training process was killed by {name}{hint}."
         return cls(code=Killed.code, message=message, phase=phase, signal=name)

@@ -252,6 +252,8 @@ def _next_status(session: Session, job_id: str, status: Status, outcome: Outcome
         return Status.FAILED
     if status is Status.CANCELLING:
         return Status.CANCELLED
+    if outcome is Outcome.RELEASED:
+        return Status.QUEUED
     spent = select(func.count()).where(col(Attempt.job_id) == job_id, col(Attempt.outcome).in_(SPENT))
     return Status.FAILED if session.execute(spent).scalar_one() >= max_attempts else Status.QUEUED
 

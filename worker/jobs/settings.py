@@ -9,7 +9,9 @@ LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="EPOCHD_", env_ignore_empty=True, frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="EPOCHD_", env_ignore_empty=True, hide_input_in_errors=True, frozen=True
+    )
 
     data_dir: Path = Field(Path("epochd-data"), description="Folder for the database, datasets and checkpoints")
     host: str = Field("127.0.0.1", description="Address to listen on; any but loopback needs an API key")
