@@ -37,16 +37,12 @@ class Server:
     def connect(self) -> "psycopg.Connection[Any]":
         return psycopg.connect(host=str(self.folder), user=_USER, dbname="postgres", autocommit=True)
 
-    @contextmanager
-    def fresh_database(self) -> Iterator[str]:
-        """The URL of an empty database that is gone afterwards."""
+    def new_database(self) -> str:
+        """The URL of an empty database; it goes with the server."""
         name = f"test_{uuid4().hex}"
         with self.connect() as connection:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-            try:
-                yield self.url(name)
-            finally:
-                connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+        return self.url(name)
 
 
 def binaries() -> Path | None:
@@ -85,7 +81,7 @@ def running(binaries: Path) -> Iterator[Server]:
             _wait_until_ready(server, process, log)
             yield server
         finally:
-            process.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown
+            process.send_signal(signal.SIGQUIT)  # PostgreSQL's immediate shutdown: nothing in there is kept
             process.wait(_START_SECONDS)
     finally:
         shutil.rmtree(folder)
@@ -106,7 +102,7 @@ def _unprivileged(folder: Path) -> dict[str, Any]:
 
 
 def _die_with_parent() -> None:
-    die_with_parent(signal.SIGQUIT)  # PostgreSQL's immediate shutdown
+    die_with_parent(signal.SIGQUIT)
 
 
 def _wait_until_ready(server: Server, process: "subprocess.Popen[bytes]", log: Path) -> None:

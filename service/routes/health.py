@@ -62,7 +62,10 @@ def _worker(settings: Settings, db: Database) -> Part:
 
 
 def _disk(settings: Settings) -> Part:
-    free = shutil.disk_usage(settings.data_dir).free
+    try:
+        free = shutil.disk_usage(settings.data_dir).free
+    except OSError:
+        return Part(ready=False, detail="The data folder is not there.")
     return Part(ready=free >= _MIN_FREE_BYTES, detail=f"{free // 2**20} MiB are free in the data folder.")
 
 

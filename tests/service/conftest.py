@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlmodel import SQLModel
 from structlog.testing import capture_logs
 
 import service.main
 from tests.service.predictor import FakePredictor
+from tests.worker.jobs.making import empty
 from worker.jobs.db import Database
 from worker.jobs.settings import Settings
 
@@ -69,9 +69,7 @@ def predictor(predictor_of_session: FakePredictor) -> FakePredictor:
 @pytest.fixture
 def db(db_of_session: Database) -> Database:
     """The database of the app, for what a worker would write."""
-    with db_of_session.write() as session:
-        for table in reversed(SQLModel.metadata.sorted_tables):
-            session.execute(table.delete())
+    empty(db_of_session)
     return db_of_session
 
 

@@ -12,7 +12,7 @@ class FakePredictor:
         self.reset()
 
     def reset(self) -> None:
-        self.pid: int | None = 4711
+        self.ready = True
         self.error: Exception | None = None
         self.asked: list[dict[str, object]] = []
 
@@ -26,7 +26,7 @@ class FakePredictor:
         self.asked.append({"path": path, "sha256": sha256, "top_k": top_k, "image": image})
         if self.error is not None:
             raise self.error
-        if self.pid is None:
+        if not self.ready:
             raise PredictorUnavailable
         guesses = [Guess(class_index=9 - rank, label=f"class {9 - rank}", probability=0.5) for rank in range(top_k)]
         return Prediction(**guesses[0].model_dump(), top=guesses, warnings=[f"{len(image)} bytes"])

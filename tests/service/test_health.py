@@ -55,7 +55,7 @@ def test_a_worker_that_fell_silent_makes_it_not_ready(client: TestClient, db: Da
 
 
 def test_without_a_predictor_it_is_not_ready(client: TestClient, predictor: FakePredictor, worker: str) -> None:
-    predictor.pid = None
+    predictor.ready = False
     assert readiness(client) == (503, {"database": True, "worker": True, "disk": True, "predictor": False})
 
 

@@ -178,11 +178,11 @@ def test_what_the_predictor_refuses_is_refused(
 def test_while_the_predictor_restarts_a_client_is_told_when_to_come_back(
     client: TestClient, predictor: FakePredictor, job: Job
 ) -> None:
-    predictor.pid = None
+    predictor.ready = False
     answer = client.post("/predict", content=PICTURE, headers=PNG)
     assert (answer.status_code, answer.json()["code"]) == (503, "predictor_unavailable")
     assert answer.headers["Retry-After"] == "1"
-    predictor.pid = 4712
+    predictor.ready = True
     assert predicted(client)["job"] == job.id
 
 

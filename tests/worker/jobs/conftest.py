@@ -8,19 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlmodel import SQLModel
 
 from tests.postgres import Server
-from tests.worker.jobs.making import BACKENDS
+from tests.worker.jobs.making import BACKENDS, empty
 from worker.jobs.db import Database
 
 
 @pytest.fixture(params=BACKENDS)
 def db(request: pytest.FixtureRequest) -> Database:
     db: Database = request.getfixturevalue(f"{request.param}_of_session")
-    with db.write() as session:
-        for table in reversed(SQLModel.metadata.sorted_tables):
-            session.execute(table.delete())
+    empty(db)
     return db
 
 
@@ -34,22 +31,19 @@ def sqlite_of_session(migrated_sqlite: Path, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="session")
 def postgresql_of_session(postgres_server: Server) -> Iterator[Database]:
-    with postgres_server.fresh_database() as url:
-        db = Database(url)
-        db.migrate()
-        yield db
-        db.close()
+    db = Database(postgres_server.new_database())
+    db.migrate()
+    yield db
+    db.close()
 
 
 @pytest.fixture(params=BACKENDS)
-def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def empty_url(request: pytest.FixtureRequest, sqlite_path: Path) -> str:
     """Of a database without tables."""
     if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'empty.db'}"
-        return
+        return f"sqlite:///{sqlite_path}"
     server: Server = request.getfixturevalue("postgres_server")
-    with server.fresh_database() as url:
-        yield url
+    return server.new_database()
 
 
 @pytest.fixture

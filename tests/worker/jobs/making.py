@@ -99,6 +99,14 @@ def job_with_status(db: Database, status: Status) -> Job:
     return found
 
 
+def empty(db: Database) -> None:
+    """Deletes every row: those that belong to others go with them."""
+    with db.write() as session:
+        for table in SQLModel.metadata.sorted_tables:
+            if not table.foreign_keys:
+                session.execute(table.delete())
+
+
 def everything(db: Database) -> dict[str, list[str]]:
     """Every row of every table, to compare before and after."""
     with db.read() as session:

@@ -218,12 +218,11 @@ def test_processes_that_start_together_migrate_once(
     backend: str, migrators: "list[subprocess.Popen[str]]", tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     if backend == "sqlite":
-        for number in range(8):
+        for number in range(4):
             _migrate_together(migrators, f"sqlite:///{tmp_path / f'{number}.db'}")
     else:
         server: Server = request.getfixturevalue("postgres_server")
-        with server.fresh_database() as url:
-            _migrate_together(migrators, url)
+        _migrate_together(migrators, server.new_database())
 
 
 def _migrate_together(processes: "list[subprocess.Popen[str]]", url: str) -> None:
@@ -282,15 +281,15 @@ def test_a_database_of_a_newer_epochd_is_left_alone(empty_url: str) -> None:
 
 
 def test_a_server_that_dropped_its_connections_costs_no_error(postgres_server: Server) -> None:
-    with postgres_server.fresh_database() as url:
-        db = Database(url)
-        db.migrate()
-        queue.enqueue(db, Spec())
-        with postgres_server.connect() as connection:
-            name = make_url(url).database
-            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
-        assert len(queue.jobs(db)[0]) == 1
-        db.close()
+    url = postgres_server.new_database()
+    db = Database(url)
+    db.migrate()
+    queue.enqueue(db, Spec())
+    with postgres_server.connect() as connection:
+        name = make_url(url).database
+        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+    assert len(queue.jobs(db)[0]) == 1
+    db.close()
 
 
 def test_a_file_that_is_no_database_is_a_database_error(sqlite_path: Path) -> None:

@@ -29,8 +29,8 @@ def test_every_error_is_a_sentence_and_a_code_of_its_own() -> None:
 
 
 def test_an_error_says_what_it_is_told_to() -> None:
-    error = NotFound("There is no job with this id.", pointer="#/job")
-    assert (error.code, error.detail, error.pointer) == ("not_found", "There is no job with this id.", "#/job")
+    error = NotFound("There is no job with this id.")
+    assert (error.code, error.detail) == ("not_found", "There is no job with this id.")
 
 
 def test_every_error_survives_the_wire() -> None:

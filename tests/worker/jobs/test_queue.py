@@ -12,12 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from sqlalchemy import delete
 
 from tests.worker.jobs.making import (
     EXPIRED,
     LEASE_SECONDS,
     claim,
+    empty,
     everything,
     finish,
     job_with_status,
@@ -106,6 +106,15 @@ def test_jobs_are_claimed_oldest_first(db: Database) -> None:
     assert [claim(db).id for _ in ids] == ids
 
 
+def test_a_job_that_was_given_back_keeps_its_place(db: Database) -> None:
+    for _ in range(3):
+        queue.enqueue(db, Spec())
+    claimed = [claim(db) for _ in range(3)]
+    for job in reversed(claimed):
+        finish(db, job, Outcome.RELEASED)
+    assert [claim(db).id for _ in claimed] == [job.id for job in claimed]
+
+
 def test_a_claimed_job_is_not_claimed_twice(db: Database) -> None:
     running(db, "worker-1")
     assert queue.claim(db, "worker-2", LEASE_SECONDS) is None
@@ -158,6 +167,19 @@ def test_eight_workers_get_every_attempt_exactly_once(db: Database) -> None:
 
     _in_threads(8, work)
     assert Counter(got) == Counter([(each, 1) for each in ids] + [(each, 2) for each in given_back])
+
+
+def test_workers_that_claim_at_once_all_get_a_job_while_there_are_enough(db: Database) -> None:
+    got: list[str] = []
+
+    def work(number: int) -> None:
+        got.append(claim(db, f"worker-{number}").id)
+
+    ids: list[str] = []
+    for _ in range(5):
+        ids += _queue_many(db, 6)
+        _in_threads(6, work)
+        assert sorted(got) == ids
 
 
 def test_the_table_of_next_statuses_is_whole() -> None:
@@ -419,6 +441,22 @@ def test_a_cancel_that_meets_a_claim_is_never_lost(db: Database) -> None:
         assert history in (("cancelled", 0, "cancelled"), ("cancelling", 1, "running", "cancelling"))
 
 
+def test_a_cancel_that_meets_the_end_of_an_attempt_is_never_lost(db: Database) -> None:
+    jobs = [running(db) for _ in range(20)]
+    together = threading.Barrier(2)
+
+    def work(number: int) -> None:
+        for job in jobs:
+            together.wait(timeout=10)
+            if number == 0:
+                finish(db, job, Outcome.RELEASED)
+            else:
+                queue.cancel(db, job.id)
+
+    _in_threads(2, work)
+    assert {queue.get(db, job.id).status for job in jobs} == {Status.CANCELLED}
+
+
 @pytest.mark.parametrize("job_id", ["", "0" * 24, "nothing", "\0", "a\0b", "'; --", "é" * 5000])
 def test_an_id_that_no_job_has_is_not_found(db: Database, job_id: str) -> None:
     queue.enqueue(db, Spec())
@@ -470,13 +508,12 @@ def test_a_page_says_whether_there_are_more(db: Database, limit: int, has_more: 
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_pages_neither_skip_nor_repeat_while_jobs_arrive(db: Database, limit: int, arrivals: list[int]) -> None:
-    with db.write() as session:
-        session.execute(delete(Job))
+    empty(db)
     _queue_many(db, 4)
     there = [job.id for job in queue.jobs(db, limit=1000)[0]]
     seen: list[str] = []
     after: str | None = None
-    for arriving in itertools.chain(arrivals, itertools.repeat(1)):
+    for arriving in [*arrivals, *[1] * len(there)]:
         page, has_more = queue.jobs(db, after=after, limit=limit)
         seen += [job.id for job in page]
         if not has_more:

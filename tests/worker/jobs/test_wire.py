@@ -11,6 +11,7 @@ def test_a_frame_is_two_lengths_a_head_and_a_body() -> None:
     head_bytes, body_bytes = LENGTHS.unpack(frame[: LENGTHS.size])
     head = frame[LENGTHS.size : LENGTHS.size + head_bytes]
     assert PredictRequest.model_validate_json(head) == request
+    assert frame.startswith(len(head).to_bytes(4, "big") + (256).to_bytes(4, "big"))
     assert body_bytes == len(body)
     assert frame[LENGTHS.size + head_bytes :] == body
 
