@@ -66,7 +66,7 @@ class RequireKey:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in PUBLIC:
+        if scope["type"] != "lifespan" and scope["path"] not in PUBLIC:
             try:
                 scope["app"].state.keys.check(_presented(scope))
             except Unauthenticated as error:

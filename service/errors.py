@@ -22,7 +22,6 @@ STATUS: dict[type[EpochdError], HTTPStatus] = {
     errors.CheckpointCorrupt: HTTPStatus.CONFLICT,
     errors.ImageTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.UnsupportedMediaType: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-    errors.InvalidCursor: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.BadImage: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.PredictorUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.Internal: HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -69,7 +68,7 @@ def problem(
         detail=detail,
         code=code,
         request_id=request_id,
-        errors=list(fields[:_MAX_FIELDS]),
+        errors=list(fields),
     )
     headers = (headers or {}) | ({"X-Request-Id": request_id} if request_id else {})
     return JSONResponse(body.model_dump(), status, headers, media_type="application/problem+json")
@@ -133,9 +132,10 @@ def _on_invalid(request: Request, error: Exception) -> Response:
     if any(each["type"] == "json_invalid" for each in found):
         detail = "The body is not valid JSON."
         return problem(400, "invalid_json", detail, request_id=request_id(request))
-    fields = [FieldProblem(pointer=_pointer(each["loc"]), detail=_sentence(each)) for each in found]
+    shown = found[:_MAX_FIELDS]
+    fields = [FieldProblem(pointer=_pointer(each["loc"]), detail=_sentence(each)) for each in shown]
     first = fields[0]
-    more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     detail = f"{first.pointer}: {first.detail}{more}"
     return problem(422, "validation_error", detail, request_id=request_id(request), fields=fields)
 

@@ -57,7 +57,8 @@ def gather(settings: Settings, raw: Path, download: Path) -> None:
         try:
             folder = fetch(download)
         except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-            _log.info("dataset_fetch_failed", dataset="fashion-mnist", way=fetch.__name__, error=str(error)[:300])
+            said = getattr(error, "stderr", None) or str(error)
+            _log.warning("dataset_fetch_failed", dataset="fashion-mnist", way=fetch.__name__, error=said[-500:])
             continue
         if _copy_verified(folder, raw):
             return
@@ -116,4 +117,4 @@ FETCHERS: list[Callable[[Path], Path]] = [_from_debian, _from_torchvision]
 
 
 def _run(folder: Path, *command: str) -> None:
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=300)
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=300)

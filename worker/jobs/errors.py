@@ -30,10 +30,6 @@ class NotFound(EpochdError):
     """There is nothing here."""
 
 
-class InvalidCursor(EpochdError):
-    """`after` is not a cursor of this list; use the `next_cursor` of the page before."""
-
-
 class Conflict(EpochdError):
     """The job's status does not allow this."""
 

@@ -168,8 +168,11 @@ def finish(
 ) -> Status:
     """Ends an attempt, and gives its job the status that follows from how it ended.
 
+    CANCELLED is not the caller's to say: it is what RELEASED means for a job that is `cancelling`.
+
     Raises StaleAttempt when the attempt no longer owns the job.
     """
+    assert outcome is not Outcome.CANCELLED
     with db.write() as session:
         owner = select(col(Job.status)).where(*_fence(job_id, attempt)).with_for_update()
         return _end_attempt(session, owner, job_id, attempt, outcome, failure, max_attempts)

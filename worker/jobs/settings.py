@@ -1,8 +1,9 @@
 """Settings, read from `EPOCHD_*` variables. The README's table is checked against this class by a test."""
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -13,7 +14,9 @@ class Settings(BaseSettings):
         env_prefix="EPOCHD_", env_ignore_empty=True, hide_input_in_errors=True, frozen=True
     )
 
-    data_dir: Path = Field(Path("epochd-data"), description="Folder for the database, datasets and checkpoints")
+    data_dir: Annotated[Path, AfterValidator(Path.absolute)] = Field(
+        Path("epochd-data"), description="Folder for the database, datasets and checkpoints"
+    )
     host: str = Field("127.0.0.1", description="Address to listen on; any but loopback needs an API key")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one")
     database_url: str | None = Field(None, description="`postgresql://...`; unset means SQLite in the data folder")
@@ -39,7 +42,7 @@ class Settings(BaseSettings):
 
     @property
     def resolved_database_url(self) -> str:
-        return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'epochd.db'}"
+        return self.database_url or f"sqlite:///{self.data_dir / 'epochd.db'}"
 
     @property
     def is_exposed(self) -> bool:

@@ -19,9 +19,15 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default data folder is relative: fetching must not depend on where its helpers run."""
+    monkeypatch.chdir(tmp_path)
+
+
 def nowhere(tmp_path: Path, *, allow_download: bool = False) -> Settings:
     """Settings of a machine that has the dataset in no place of its own."""
-    return Settings(data_dir=tmp_path / "data", system_datasets_dir=tmp_path / "none", allow_download=allow_download)
+    return Settings(data_dir=Path("data"), system_datasets_dir=tmp_path / "none", allow_download=allow_download)
 
 
 def put(raw: Path, folder: Path, *, compressed: bool) -> None:
