@@ -39,7 +39,7 @@ def serve(
     address, port_taken = listener.getsockname()[:2]
     url = f"http://{f'[{address}]' if ':' in address else address}:{port_taken}"
     structlog.get_logger().info("listening", url=url, docs=f"{url}/docs")
-    raise typer.Exit(parent.run(listener))
+    raise typer.Exit(parent.run(listener, settings))
 
 
 @app.command()

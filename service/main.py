@@ -24,7 +24,7 @@ def create_app(settings: Settings) -> FastAPI:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         db = Database(settings.resolved_database_url)
         db.migrate()
-        predictor = Predictor()
+        predictor = Predictor(settings)
         app.state.settings, app.state.db, app.state.predictor = settings, db, predictor
         app.state.keys = Keys(settings, db)
         predictor.start()

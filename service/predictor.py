@@ -11,17 +11,24 @@ from contextlib import suppress
 import structlog
 from worker.jobs import wire
 from worker.jobs.errors import PredictorUnavailable, from_code
+from worker.jobs.settings import Settings
 from worker.jobs.wire import LENGTHS, PredictAnswer, Prediction, PredictRequest
 
 _ANSWER_SECONDS = 60.0
 _MAX_WAITING = 256
+_MAX_WAITING_BYTES = 64 * 2**20
 _YOUNG_SECONDS = 10.0  # one that dies younger than this is restarted more and more slowly
 _MAX_BACKOFF_SECONDS = 10.0
 _log = structlog.get_logger()
 
 
 class Predictor:
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings) -> None:
+        # It decodes what strangers send: it gets what it needs, and neither the key nor the database's password.
+        own = {"EPOCHD_DATA_DIR": str(settings.data_dir), "EPOCHD_MAX_PIXELS": str(settings.max_pixels)}
+        self._env = {name: value for name, value in os.environ.items() if not name.startswith("EPOCHD_")} | own
+        self._waiting_bytes = 0
+        self._process: asyncio.subprocess.Process | None = None
         self._ids = itertools.count(wire.HELLO + 1)
         self._waiting: dict[int, asyncio.Future[PredictAnswer]] = {}
         self._writer: asyncio.StreamWriter | None = None
@@ -48,18 +55,23 @@ class Predictor:
         Raises PredictorUnavailable when the process is away, dies meanwhile or has too much to do, and what the
         process itself raised: BadImage, ImageTooLarge, CheckpointCorrupt.
         """
-        if self._writer is None or len(self._waiting) >= _MAX_WAITING:
+        if self._writer is None or len(self._waiting) >= _MAX_WAITING or self._waiting_bytes > _MAX_WAITING_BYTES:
             raise PredictorUnavailable
         request = PredictRequest(id=next(self._ids), path=path, sha256=sha256, top_k=top_k)
         future = asyncio.get_running_loop().create_future()
         self._waiting[request.id] = future
+        self._waiting_bytes += len(image)
         try:
             self._writer.write(wire.pack(request, image))
             answer: PredictAnswer = await asyncio.wait_for(future, _ANSWER_SECONDS)
-        except (TimeoutError, ConnectionError) as error:
+        except TimeoutError as error:
+            self._kill()  # it hangs: the next one answers
+            raise PredictorUnavailable from error
+        except ConnectionError as error:
             raise PredictorUnavailable from error
         finally:
             del self._waiting[request.id]
+            self._waiting_bytes -= len(image)
         if answer.prediction is None:
             raise from_code(answer.code or "", answer.detail or "")
         return answer.prediction
@@ -68,7 +80,10 @@ class Predictor:
         backoff = 0.1
         while True:
             started = time.monotonic()
-            await self._run_once()
+            try:
+                await self._run_once()
+            except Exception:  # no memory for a process, a frame that is none: all worth another try
+                _log.exception("predictor_failed")
             age = time.monotonic() - started
             backoff = 0.1 if age > _YOUNG_SECONDS else min(2 * backoff, _MAX_BACKOFF_SECONDS)
             _log.warning("predictor_died", age_seconds=round(age, 3), restart_in_seconds=backoff)
@@ -82,8 +97,9 @@ class Predictor:
                 *(sys.executable, "-m", "worker.inference", str(theirs.fileno())),
                 pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
-                env={name: value for name, value in os.environ.items() if name != "EPOCHD_API_KEY"},
+                env=self._env,
             )
+        self._process = process
         reader, self._writer = await asyncio.open_connection(sock=ours)
         try:
             while True:
@@ -101,6 +117,10 @@ class Predictor:
             for future in self._waiting.values():
                 if not future.done():
                     future.set_exception(PredictorUnavailable())
-            with suppress(ProcessLookupError):
-                process.kill()
+            self._kill()
             await process.wait()
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.kill()

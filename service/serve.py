@@ -16,7 +16,7 @@ import structlog
 from worker.jobs.processes import die_with_parent
 from worker.jobs.settings import Settings
 
-_GRACE_SECONDS = 20.0
+_GRACE_SECONDS = 10.0  # on top of what the worker gives its attempts
 _YOUNG_SECONDS = 10.0  # one that dies younger than this is restarted more and more slowly
 _MAX_BACKOFF_SECONDS = 30.0
 _log = structlog.get_logger()
@@ -57,8 +57,11 @@ def listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def run(listener: socket.socket) -> int:
-    """Serves until SIGTERM or SIGINT, then stops both children; a second signal kills them. Returns the exit code."""
+def run(listener: socket.socket, settings: Settings) -> int:
+    """Serves until SIGTERM or SIGINT, then stops both children; a second signal kills them.
+
+    Returns the exit code: 1 when a child had to be killed.
+    """
     signals: list[int] = []
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
@@ -75,7 +78,7 @@ def run(listener: socket.socket) -> int:
         for each in kept:
             each.keep()
         time.sleep(0.05)
-    return _stop([each.process for each in kept if each.process is not None], signals)
+    return _stop([each.process for each in kept if each.process is not None], signals, settings)
 
 
 def _start(
@@ -95,14 +98,16 @@ def _follow_parent() -> None:
     die_with_parent(signal.SIGTERM)
 
 
-def _stop(processes: list[subprocess.Popen[bytes]], signals: list[int]) -> int:
+def _stop(processes: list[subprocess.Popen[bytes]], signals: list[int], settings: Settings) -> int:
     for process in processes:
         process.terminate()
-    deadline = time.monotonic() + _GRACE_SECONDS
+    deadline = time.monotonic() + settings.cancel_seconds + _GRACE_SECONDS
+    killed = False
     while any(process.poll() is None for process in processes):
         if len(signals) > 1 or time.monotonic() > deadline:
+            killed = True
             for process in processes:
                 process.kill()
         time.sleep(0.02)
-    _log.info("stopped", pid=os.getpid())
-    return 0
+    _log.info("stopped", killed=killed)
+    return int(killed)

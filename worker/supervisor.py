@@ -9,24 +9,24 @@ import signal
 import socket
 import time
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Final
 
 import structlog
-from sqlalchemy.exc import OperationalError
 
 from worker.jobs import queue
-from worker.jobs.db import Database
-from worker.jobs.errors import Crashed, StaleAttempt
+from worker.jobs.db import DATABASE_AWAY, Database
+from worker.jobs.errors import StaleAttempt
 from worker.jobs.failures import Failure
+from worker.jobs.processes import EXIT_STOPPED, EXIT_UNFIT_PARENT
 from worker.jobs.settings import Settings
 from worker.jobs.tables import Outcome, Status
 from worker.launchers.local import LocalLauncher, Running, wait_any
 
-_EXIT_STOPPED: Final = 75
 _DATABASE_RETRY_SECONDS: Final = 1.0
 _log = structlog.get_logger()
 
@@ -51,35 +51,40 @@ class Supervisor:
         """Works until SIGTERM or SIGINT; gives its jobs back then. A second signal leaves at once."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        lock = self._announce()
-        self._rescue()
-        self._launcher.warm_up()
-        _log.info("worker_ready", worker=self._id, slots=self._settings.slots)
-        while not self._signals:
-            try:
-                self._tick()
-            except OperationalError:  # the database is busy or away: the jobs train on meanwhile
-                _log.exception("database_unavailable")
-                time.sleep(_DATABASE_RETRY_SECONDS)
-        self._give_back()
-        queue.deregister(self._db, self._id)
-        lock.unlink()
+        with self._lock():
+            self._rescue()
+            self._launcher.warm_up()
+            queue.register(self._db, self._id, socket.gethostname())  # only now: who cannot fork is no worker
+            _log.info("worker_ready", worker=self._id, slots=self._settings.slots)
+            while not self._signals:
+                try:
+                    self._tick()
+                except DATABASE_AWAY:  # the jobs train on meanwhile
+                    _log.exception("database_away")
+                    time.sleep(_DATABASE_RETRY_SECONDS)
+            self._give_back()
+            queue.deregister(self._db, self._id)
         _log.info("worker_stopped", worker=self._id)
 
-    def _announce(self) -> Path:
-        """Registers, under a lock that the kernel lets go of when this process dies, however it dies."""
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        """Holds a lock that the kernel lets go of when this process dies, however it dies.
+
+        Its file stays when something goes wrong: whoever finds it unlocked knows at once that this worker is gone.
+        """
         folder = self._settings.data_dir / "workers"
         folder.mkdir(parents=True, exist_ok=True)
         lock, unlocked = folder / f"{self._id}.lock", folder / f".{self._id}"
-        self._lock_file = unlocked.open("w")
-        fcntl.flock(self._lock_file, fcntl.LOCK_EX)
-        unlocked.rename(lock)  # no other worker ever sees it unlocked while this one lives
-        queue.register(self._db, self._id, socket.gethostname())
-        return lock
+        with unlocked.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            unlocked.rename(lock)  # no other worker ever sees it unlocked while this one lives
+            yield
+            lock.unlink()
 
     def _tick(self) -> None:
         if time.monotonic() >= self._next_heartbeat:
-            queue.heartbeat(self._db, self._id, self._settings.lease_seconds)
+            watched = [job_id for job_id, _ in self._running]
+            queue.heartbeat(self._db, self._id, self._settings.lease_seconds, watched)
             self._next_heartbeat = time.monotonic() + self._settings.heartbeat_seconds
             self._rescue()
         self._watch()
@@ -93,11 +98,9 @@ class Supervisor:
             return
         try:
             process = self._launcher.start(job.id, job.attempt)
-        except (EOFError, OSError):  # the preloaded process died; the next start makes a new one
-            _log.exception("attempt_not_started", job=job.id, attempt=job.attempt)
-            failure = Failure.of(Crashed("The training process could not be started."))
-            self._finish(job.id, job.attempt, Outcome.CRASHED, failure)
-            return
+        except (EOFError, OSError) as error:  # the fault is this worker's: no job should pay for it
+            self._finish(job.id, job.attempt, Outcome.RELEASED, None)
+            raise RuntimeError("the preloaded process cannot be started; the log has its last words") from error
         self._running[job.id, job.attempt] = Watched(process)
         _log.info("attempt_started", job=job.id, attempt=job.attempt, pid=process.pid)
 
@@ -109,7 +112,7 @@ class Supervisor:
         for (job_id, number), watched in list(self._running.items()):
             attempt, status = owned.get(job_id, (None, None))
             if watched.process.exit_code is not None:
-                self._settle(job_id, number)
+                self._settle(job_id, number, given_back=watched.stop_deadline is not None)
             elif attempt != number:
                 self._kill_disowned(watched)
             elif status is Status.CANCELLING:
@@ -130,19 +133,25 @@ class Supervisor:
             watched.process.kill()
 
     def _settle(self, job_id: str, attempt: int, *, given_back: bool = False) -> None:
-        """Ends an attempt whose process has left, unless it has already said itself how it ended."""
+        """Ends an attempt whose process has left, unless it has already said itself how it ended.
+
+        One that was asked to stop (`given_back`) is not to blame for how it went, even if it had to be killed.
+        """
         process = self._running[job_id, attempt].process
         code = process.exit_code
         assert code is not None
         process.kill()  # whatever it may have left behind in its session
         failure = None
-        if given_back or code == _EXIT_STOPPED:
+        if given_back or code in (EXIT_STOPPED, EXIT_UNFIT_PARENT):
             outcome = Outcome.RELEASED
         else:
-            failure = Failure.of_exit(code, phase=queue.get(self._db, job_id).phase)
+            log = f"jobs/{job_id}/attempt-{attempt}.log"
+            failure = Failure.of_exit(code, log=log, phase=queue.get(self._db, job_id).phase)
             outcome = Outcome.KILLED if code < 0 else Outcome.CRASHED
         self._finish(job_id, attempt, outcome, failure)
         del self._running[job_id, attempt]
+        if code == EXIT_UNFIT_PARENT:
+            raise RuntimeError("the preloaded process is not fit to fork; see the attempt's log")
 
     def _finish(self, job_id: str, attempt: int, outcome: Outcome, failure: Failure | None) -> None:
         maximum = self._settings.max_attempts
@@ -162,7 +171,8 @@ class Supervisor:
             wait_any([each.process for each in self._running.values()], self._settings.poll_seconds)
             for (job_id, number), watched in list(self._running.items()):
                 if watched.process.exit_code is not None:
-                    self._settle(job_id, number, given_back=True)
+                    with suppress(*DATABASE_AWAY):  # the next round tries again
+                        self._settle(job_id, number, given_back=True)
 
     def _rescue(self) -> None:
         dead = [path.stem for path in self._lock_files() if _is_unlocked(path)]

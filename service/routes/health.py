@@ -54,7 +54,7 @@ def _worker(settings: Settings, db: Database) -> Part:
     try:
         age = queue.seconds_since_heartbeat(db)
     except SQLAlchemyError:
-        age = None
+        return Part(ready=False, detail="Nobody can tell while the database does not answer.")
     if age is None:
         return Part(ready=False, detail="No worker is known: start one with `epochd worker`.")
     alive = age <= settings.lease_seconds

@@ -66,9 +66,14 @@ async def predict(
     """
     images = await _images(request)
     row = (await run_in_threadpool(_find, db, query)).row
-    predictions = [
-        await predictor.predict(path=row.path, sha256=row.sha256, top_k=query.top_k, image=image) for image in images
-    ]
+    predictions = []
+    for number, image in enumerate(images, start=1):
+        try:
+            answer = await predictor.predict(path=row.path, sha256=row.sha256, top_k=query.top_k, image=image)
+        except (errors.BadImage, errors.ImageTooLarge) as error:
+            which = f"Picture {number} of {len(images)}: " if len(images) > 1 else ""
+            raise type(error)(which + error.detail) from error
+        predictions.append(answer)
     answered_by = AnsweredBy(epoch=row.epoch, sha256=row.sha256)
     return PredictBody(job=row.job_id, checkpoint=answered_by, predictions=predictions)
 

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx2
@@ -46,9 +47,7 @@ def test_a_killed_training_names_its_signal_and_is_tried_again(server: Epochd) -
     mid_epoch(server, job_id, 2)
     (pid,) = server.attempt_pids()
     os.kill(pid, signal.SIGKILL)
-    killed = time.monotonic()
     server.wait(job_id, lambda job: job["attempt"] == 2)
-    assert time.monotonic() - killed < 2
     job = server.wait_terminal(job_id)
     assert job["status"] == "succeeded"
     first, second = job["attempts"]
@@ -107,21 +106,24 @@ def test_a_killed_preloaded_process_costs_one_attempt(server: Epochd) -> None:
     job_id = server.submit(epochs=3)
     mid_epoch(server, job_id, 1)
     os.kill(server.preloaded_pid(), signal.SIGKILL)
-    assert server.wait_terminal(job_id)["status"] == "succeeded"
+    job = server.wait_terminal(job_id)
+    assert job["status"] == "succeeded"
+    first, second = job["attempts"]
+    assert (first["outcome"], second["outcome"]) == ("crashed", "succeeded")
 
 
 def test_a_killed_service_comes_back_on_its_address_and_the_job_trains_on(server: Epochd) -> None:
     job_id = server.submit(epochs=3)
     mid_epoch(server, job_id, 1)
     os.kill(server.pid_of("service"), signal.SIGKILL)
-    with pytest.raises(httpx2.TransportError):  # the connection that was open is gone
+    with suppress(httpx2.TransportError):  # a connection that was open is gone, a new one waits
         server.job(job_id)
     job = server.wait_terminal(job_id)
     assert job["status"] == "succeeded"
     assert len(job["attempts"]) == 1
 
 
-def test_a_killed_predictor_answers_503_and_then_again(server: Epochd) -> None:
+def test_a_killed_predictor_is_replaced_and_until_then_answers_503(server: Epochd) -> None:
     job_id = server.submit(epochs=1)
     server.wait_terminal(job_id)
     picture = {
@@ -138,5 +140,4 @@ def test_a_killed_predictor_answers_503_and_then_again(server: Epochd) -> None:
             assert answer.json()["code"] == "predictor_unavailable"
             assert int(answer.headers["Retry-After"]) >= 1
             time.sleep(0.05)
-    assert statuses <= {200, 503}
-    assert 200 in statuses
+    assert statuses == {200, 503}

@@ -78,6 +78,11 @@ class Epochd:
         return self.process.wait(30)
 
 
+def environment() -> dict[str, str]:
+    """This process's, without what would point an epochd at somebody's own database, key or folder."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("EPOCHD_", "MAKE", "MFLAGS"))}
+
+
 @contextmanager
 def epochd(
     data_dir: Path,
@@ -89,7 +94,7 @@ def epochd(
     """Starts `epochd serve` on a free port; nothing of it is left afterwards."""
     data_dir.mkdir(parents=True, exist_ok=True)
     log = log or data_dir / "serve.log"
-    env = os.environ | {"EPOCHD_DATA_DIR": str(data_dir), "EPOCHD_PORT": "0"} | dict(settings)
+    env = environment() | {"EPOCHD_DATA_DIR": str(data_dir), "EPOCHD_PORT": "0"} | dict(settings)
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "service.cli", "serve"], env=env, stderr=output, stdout=output

@@ -15,6 +15,7 @@ import httpx2
 import pytest
 
 from service.cli import app
+from tests.end_to_end.serving import environment
 from worker.jobs.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -33,10 +34,6 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / ".venv").symlink_to(sys.prefix)
     (folder / ".venv" / "installed").touch()
     return folder
-
-
-def environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith(("EPOCHD_", "MAKE", "MFLAGS"))}
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +119,16 @@ def test_every_make_target_it_names_exists() -> None:
     named = set(MAKES) | set(re.findall(r"`make ([a-z-]+)`", README))
     targets = set(re.findall(r"^([a-z0-9-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {"demo", "serve", "test", "image-check"} <= named <= targets
+
+
+def test_the_docker_commands_name_files_and_arguments_that_exist() -> None:
+    blocks = "".join(re.findall(r"^```sh docker\n(.*?)^```$", README, re.MULTILINE | re.DOTALL))
+    named = re.findall(r"-f (\S+)", blocks)
+    assert len(named) >= 4
+    assert all((ROOT / name).is_file() for name in named)
+    dockerfile = (ROOT / "docker" / "Dockerfile").read_text()
+    for argument in re.findall(r"--build-arg (\w+)=", README):
+        assert f"ARG {argument}" in dockerfile
 
 
 def test_every_setting_is_in_its_table_with_its_default() -> None:

@@ -1,6 +1,5 @@
 """`epochd serve` itself: starting, refusing to start, keys, stopping."""
 
-import os
 import re
 import signal
 import socket
@@ -12,12 +11,12 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.end_to_end.serving import epochd
+from tests.end_to_end.serving import environment, epochd
 
 
 def serve(data_dir: Path, **settings: str) -> "subprocess.CompletedProcess[str]":
     """Runs `epochd serve` where it is expected to refuse."""
-    env = os.environ | {"EPOCHD_DATA_DIR": str(data_dir)} | settings
+    env = environment() | {"EPOCHD_DATA_DIR": str(data_dir)} | settings
     command = [sys.executable, "-m", "service.cli", "serve"]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
 
@@ -53,6 +52,7 @@ def test_a_port_that_is_taken_is_said_in_a_sentence(tmp_path: Path) -> None:
         ({"EPOCHD_PORT": "eighty"}, "EPOCHD_PORT: Input should be a valid integer"),
         ({"EPOCHD_LEASE_SECONDS": "1"}, "EPOCHD_LEASE_SECONDS must be at least twice"),
         ({"EPOCHD_API_KEY": "short"}, "EPOCHD_API_KEY: "),
+        ({"EPOCHD_DATABASE_URL": "mysql://there/db"}, "EPOCHD_DATABASE_URL: "),
     ],
 )
 def test_a_wrong_setting_is_said_in_a_sentence(tmp_path: Path, settings: dict[str, str], said: str) -> None:

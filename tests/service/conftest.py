@@ -41,7 +41,7 @@ def predictor_of_session() -> Iterator[FakePredictor]:
     """In place of the real one in every app."""
     fake = FakePredictor()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(service.main, "Predictor", lambda: fake)
+        patch.setattr(service.main, "Predictor", lambda _: fake)
         for name in Settings.model_fields:
             patch.delenv(f"EPOCHD_{name.upper()}", raising=False)
         yield fake

@@ -50,7 +50,7 @@ def test_a_worker_that_fell_silent_makes_it_not_ready(client: TestClient, db: Da
     with db.write() as session:
         session.get_one(Worker, worker).heartbeat_at -= timedelta(seconds=31)
     assert readiness(client)[1]["worker"] is False
-    queue.heartbeat(db, worker, 30)
+    queue.heartbeat(db, worker, 30, [])
     assert readiness(client)[0] == 200
 
 

@@ -36,6 +36,8 @@ def prepare(settings: Settings, name: str) -> Path:
         if not (folder / "card.json").exists():
             for half_done in datasets.glob(f".preparing-{name}-*"):
                 shutil.rmtree(half_done)
+            if folder.exists():  # without a card it is none of ours
+                shutil.rmtree(folder)
             scratch = Path(mkdtemp(prefix=f".preparing-{name}-", dir=datasets))
             write(_READERS[name](settings), name, scratch)
             scratch.rename(folder)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from alembic import command
@@ -15,10 +15,14 @@ from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event, func, select, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlmodel import Session
 
 from .errors import SchemaTooNew
+
+# A server that restarts, a connection that broke, a lock that was held for too long: worth another try.
+DATABASE_AWAY: Final = (OperationalError, InterfaceError)
 
 _BUSY_SECONDS = 30
 _MIGRATION_LOCK = 0x65706F63  # any constant: PostgreSQL's advisory locks are named by numbers

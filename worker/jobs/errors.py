@@ -35,7 +35,7 @@ class Conflict(EpochdError):
 
 
 class NotReady(EpochdError):
-    """The job has no checkpoint yet; the first one appears when its first epoch ends."""
+    """The job has no checkpoint; it gets one whenever an epoch ends."""
 
 
 class CheckpointCorrupt(EpochdError):
@@ -87,7 +87,7 @@ class ImageTooLarge(EpochdError):
 
 
 class PredictorUnavailable(EpochdError):
-    """The predictor is starting or was restarted; try again in a moment."""
+    """The predictor is starting, restarting or has too much to do; try again in a moment."""
 
 
 class SchemaTooNew(EpochdError):

@@ -1,15 +1,22 @@
-"""What a process may know and do about itself and its parent. Linux; elsewhere these are no-ops."""
+"""What a process may know and do about itself and its parent, and the exit codes of an attempt's process."""
 
 import ctypes
 import signal
 import sys
 from pathlib import Path
+from typing import Final
 
 _PR_SET_PDEATHSIG = 1
 
+EXIT_DONE: Final = 0  # the job's row says how it ended
+EXIT_STALE: Final = 1  # somebody else owns the job now
+EXIT_BROKEN: Final = 70  # an error that even the attempt's own handlers did not expect (EX_SOFTWARE)
+EXIT_UNFIT_PARENT: Final = 71  # forked from a process that must not fork; the job was not touched (EX_OSERR)
+EXIT_STOPPED: Final = 75  # stopped by request; can go on (EX_TEMPFAIL)
+
 
 def die_with_parent(how: signal.Signals = signal.SIGKILL) -> None:
-    """Has the kernel send `how` to this process when the thread that started it ends (prctl(2))."""
+    """Has the kernel send `how` to this process when the thread that started it ends (prctl(2)). Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, how)
 

@@ -7,7 +7,7 @@ an attempt that lost its lease can change nothing any more.
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -113,14 +113,17 @@ def deregister(db: Database, worker_id: str) -> None:
             session.delete(row)
 
 
-def heartbeat(db: Database, worker_id: str, lease_seconds: float) -> None:
-    """Says that the worker is alive and renews the lease of all it runs."""
+def heartbeat(db: Database, worker_id: str, lease_seconds: float, job_ids: Collection[str]) -> None:
+    """Says that the worker is alive and renews the leases of the jobs that it watches.
+
+    A job that is the worker's by its row but that it does not watch (a claim whose answer got lost) is left to expire.
+    """
     with db.write() as session:
         at = now(session)
         session.execute(update(Worker).where(col(Worker.id) == worker_id).values(heartbeat_at=at))
         session.execute(
             update(Job)
-            .where(col(Job.worker_id) == worker_id, col(Job.status).in_(OWNED))
+            .where(col(Job.worker_id) == worker_id, col(Job.id).in_(job_ids), col(Job.status).in_(OWNED))
             .values(lease_expires_at=at + timedelta(seconds=lease_seconds))
         )
 

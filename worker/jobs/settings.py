@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import URL
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -19,7 +20,11 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on; any but loopback needs an API key")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one")
-    database_url: str | None = Field(None, description="`postgresql://...`; unset means SQLite in the data folder")
+    database_url: str | None = Field(
+        None,
+        pattern=r"^(postgresql|sqlite)(\+\w+)?://",
+        description="`postgresql://...`; unset means SQLite in the data folder",
+    )
     api_key: SecretStr | None = Field(None, min_length=16, description="Key that clients send as a bearer token")
     lease_seconds: float = Field(30.0, gt=0, description="A worker silent for this long has lost its jobs")
     heartbeat_seconds: float = Field(5.0, gt=0, description="How often a worker renews its leases")
@@ -42,7 +47,8 @@ class Settings(BaseSettings):
 
     @property
     def resolved_database_url(self) -> str:
-        return self.database_url or f"sqlite:///{self.data_dir / 'epochd.db'}"
+        file = URL.create("sqlite", database=str(self.data_dir / "epochd.db"))
+        return self.database_url or file.render_as_string(hide_password=False)
 
     @property
     def is_exposed(self) -> bool:

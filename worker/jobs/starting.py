@@ -35,6 +35,8 @@ def open_database(settings: Settings) -> Database:
         db.migrate()
     except OSError as error:
         leave(EXIT_DATA, f"cannot use the data folder {settings.data_dir}: {error.strerror}")
+    except ImportError:
+        leave(EXIT_DATA, "EPOCHD_DATABASE_URL needs the PostgreSQL driver: pip install 'epochd[postgres]'")
     except SchemaTooNew as error:
         leave(EXIT_DATA, error.detail)
     except SQLAlchemyError as error:

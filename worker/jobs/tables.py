@@ -1,6 +1,6 @@
 """The tables. A model is always a network here, so these rows are called by what they are: jobs, attempts, ...
 
-The database guards the invariants by named CHECK constraints; `queue.py` and `records.py` are the only writers.
+The database guards the invariants by named CHECK constraints; `queue.py` and `records.py` write all but the keys.
 """
 
 from datetime import UTC, datetime

@@ -19,7 +19,7 @@ from typing import NoReturn
 import structlog
 
 from worker.jobs import logs
-from worker.jobs.processes import die_with_parent, thread_count
+from worker.jobs.processes import EXIT_BROKEN, EXIT_UNFIT_PARENT, die_with_parent, thread_count
 from worker.jobs.settings import Settings
 
 _PRELOAD = "worker.launchers.preload"
@@ -61,6 +61,7 @@ class LocalLauncher:
     def __init__(self, settings: Settings) -> None:
         # An attempt needs no key, so it gets none.
         self._settings = settings.model_copy(update={"api_key": None})
+        os.environ.pop("EPOCHD_API_KEY", None)
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([_PRELOAD])
 
@@ -91,6 +92,7 @@ def wait_any(running: Iterable[Running], seconds: float) -> None:
 def _check_preloaded() -> None:
     if _PRELOAD not in sys.modules:
         importlib.import_module(_PRELOAD)  # says in the log what is wrong
+        raise SystemExit(1)
 
 
 def _attempt(settings: Settings, job_id: str, attempt: int) -> NoReturn:
@@ -108,14 +110,15 @@ def _attempt(settings: Settings, job_id: str, attempt: int) -> NoReturn:
     faulthandler.enable()
     logs.configure("attempt")
     structlog.contextvars.bind_contextvars(job=job_id, attempt=attempt)
-    code = training.EXIT_STALE
+    code = EXIT_BROKEN
     try:
-        if parent_threads != 1:
-            raise RuntimeError(f"the preloaded process has {parent_threads} threads: this attempt could hang")
-        code = training.run(settings, job_id, attempt)
+        if parent_threads == 1:
+            code = training.run(settings, job_id, attempt)
+        else:  # this attempt could hang
+            structlog.get_logger().error("preloaded_process_has_threads", threads=parent_threads)
+            code = EXIT_UNFIT_PARENT
     except BaseException:
         structlog.get_logger().exception("attempt_broke")
-        code = 70  # EX_SOFTWARE
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -2,8 +2,10 @@
 
 import platform
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from time import perf_counter
+from functools import partial
+from time import monotonic, perf_counter, sleep
 from typing import Any, Final
 
 import structlog
@@ -16,9 +18,10 @@ from worker.datasets.opening import Prepared, open_prepared
 from worker.datasets.pictures import Preprocessing
 from worker.datasets.preparing import prepare
 from worker.jobs import queue, records
-from worker.jobs.db import Database
+from worker.jobs.db import DATABASE_AWAY, Database
 from worker.jobs.errors import CheckpointCorrupt, EpochdError, Internal, StaleAttempt
 from worker.jobs.failures import Failure
+from worker.jobs.processes import EXIT_DONE, EXIT_STALE, EXIT_STOPPED
 from worker.jobs.records import EpochResult
 from worker.jobs.settings import Settings
 from worker.jobs.spec import Spec
@@ -30,11 +33,8 @@ from .batches import Batches, derived_seed, shuffled_order, test_batch_size
 from .loops import LossFn, test_loop, train_loop
 from .progress import Reporter, Stopped
 
-EXIT_DONE: Final = 0  # the job's row says how it ended
-EXIT_STALE: Final = 1  # somebody else owns the job now
-EXIT_STOPPED: Final = 75  # stopped by request; can go on (EX_TEMPFAIL)
-
-_TRACEBACK_CHARACTERS = 4000
+_TRACEBACK_CHARACTERS: Final = 4000
+_DATABASE_SECONDS: Final = 60.0  # how long a database may be away before an attempt gives up
 _log = structlog.get_logger()
 
 
@@ -48,14 +48,15 @@ def run(settings: Settings, job_id: str, attempt: int) -> int:
         try:
             _train(db, settings, job_id, attempt, spec, reporter)
             outcome, failure = Outcome.SUCCEEDED, None
-        except StaleAttempt:
+        except (StaleAttempt, *DATABASE_AWAY):
             raise
         except EpochdError as error:
             outcome, failure = Outcome.FAILED, Failure.of(error, phase=reporter.phase)
         except Exception as error:
             _log.exception("attempt_failed")
             outcome, failure = Outcome.FAILED, _unexpected(error, reporter.phase)
-        queue.finish(db, job_id, attempt, outcome, failure, max_attempts=settings.max_attempts)
+        maximum = settings.max_attempts
+        _insist(lambda: queue.finish(db, job_id, attempt, outcome, failure, max_attempts=maximum))
     except StaleAttempt:
         _log.warning("attempt_stale")
         return EXIT_STALE
@@ -87,7 +88,8 @@ def _train(db: Database, settings: Settings, job_id: str, attempt: int, spec: Sp
         reporter.begin(Phase.SAVING)
         metadata = _metadata(job_id, spec, training, result)
         saved = checkpoints.save(settings.data_dir, metadata, attempt, training.model, training.optimizer)
-        records.record_epoch(db, job_id, attempt, result, saved, reporter.epoch_done())
+        progress = reporter.epoch_done()
+        _insist(partial(records.record_epoch, db, job_id, attempt, result, saved, progress))
         _log.info("epoch_done", **asdict(result))
 
 
@@ -181,6 +183,21 @@ def _provenance(spec: Spec, training: Training) -> dict[str, Any]:
             "torchvision": torchvision.__version__,
         },
     }
+
+
+def _insist(write: Callable[[], object]) -> None:
+    """Writes what must not get lost, again and again while the database is away (a restart, a lock held for long)."""
+    deadline = monotonic() + _DATABASE_SECONDS
+    while True:
+        try:
+            write()
+        except DATABASE_AWAY:
+            if monotonic() > deadline:
+                raise
+            _log.exception("database_away")
+            sleep(1)
+        else:
+            return
 
 
 def _unexpected(error: Exception, phase: Phase) -> Failure:

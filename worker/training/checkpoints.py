@@ -86,7 +86,7 @@ def load(path: Path, sha256: str) -> Loaded:
 def load_state(path: Path, sha256: str) -> dict[str, Any]:
     """What `save` kept beside the weights. Raises CheckpointCorrupt."""
     contents = _read_verified(path, sha256)
-    state: dict[str, Any] = torch.load(io.BytesIO(contents), weights_only=True)
+    state: dict[str, Any] = torch.load(io.BytesIO(contents), map_location="cpu", weights_only=True)
     return state
 
 

@@ -29,4 +29,5 @@ def name(device: torch.device) -> str:
 
 def threads_for(slots: int) -> int:
     """The cores that a job may use when `slots` jobs share the machine; they are part of a result's bits."""
-    return max(1, len(os.sched_getaffinity(0)) // slots)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // slots)

@@ -36,10 +36,10 @@ def train_loop(dataloader: Iterable[Batch], model: nn.Module, loss_fn: LossFn, o
 def test_loop(dataloader: Iterable[Batch], model: nn.Module, loss_fn: LossFn) -> tuple[float, float]:
     """One pass over the test pictures. Returns the loss averaged over samples, and the accuracy (0 to 1)."""
     model.eval()
-    total_loss, correct, samples = 0.0, 0, 0
+    total_loss, correct, samples = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.int64), 0
     for X, y in dataloader:
         pred = model(X)
-        total_loss += loss_fn(pred, y).item() * len(X)
-        correct += int((pred.argmax(1) == y).sum())
+        total_loss = total_loss + loss_fn(pred, y) * len(X)
+        correct = correct + (pred.argmax(1) == y).sum()
         samples += len(X)
-    return total_loss / samples, correct / samples
+    return float(total_loss) / samples, int(correct) / samples

@@ -2,18 +2,21 @@
 
 import signal
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from types import FrameType
 from typing import Protocol
 
+import structlog
+
 from worker.jobs import records
-from worker.jobs.db import Database
+from worker.jobs.db import DATABASE_AWAY, Database
 from worker.jobs.records import Progress
 from worker.jobs.tables import Phase
 
 from .loops import Batch
 
 _REPORT_SECONDS = 1.0
+_log = structlog.get_logger()
 
 
 class Stopped(BaseException):
@@ -25,7 +28,7 @@ class Dataloader(Iterable[Batch], Sized, Protocol):
 
 
 class Reporter:
-    """An attempt's voice: where it is, at most once a second, and whether it should stop."""
+    """An attempt's voice: where it is, at every change of phase and else once a second; and whether it should stop."""
 
     def __init__(self, db: Database, job_id: str, attempt: int, epochs: int) -> None:
         self._db, self._job_id, self._attempt, self._epochs = db, job_id, attempt, epochs
@@ -53,6 +56,7 @@ class Reporter:
         """Watches an epoch's training batches."""
         self._epoch_started = time.monotonic()
         self._now = Progress(Phase.TRAINING, epoch, 0, len(batches), None, self._now.eta_seconds)
+        self._record()
         for batch, data in enumerate(batches, start=1):
             yield data
             elapsed = time.monotonic() - self._epoch_started
@@ -89,13 +93,16 @@ class Reporter:
             raise Stopped
         if self._first_batch_pending and self._now.phase is Phase.TRAINING:
             self._first_batch_pending = False
-            records.record_first_batch(self._db, self._job_id, self._attempt, self._now)
-            self._reported = time.monotonic()
+            self._record(records.record_first_batch)
         elif time.monotonic() - self._reported >= _REPORT_SECONDS:
             self._record()
 
-    def _record(self) -> None:
-        records.record_progress(self._db, self._job_id, self._attempt, self._now)
+    def _record(self, record: Callable[[Database, str, int, Progress], None] = records.record_progress) -> None:
+        """Raises StaleAttempt. A database that is away costs a report, never the training."""
+        try:
+            record(self._db, self._job_id, self._attempt, self._now)
+        except DATABASE_AWAY:
+            _log.exception("progress_not_recorded")
         self._reported = time.monotonic()
 
     def _on_sigterm(self, _signal: int, _frame: FrameType | None) -> None:

@@ -73,14 +73,14 @@ def test_a_failure_tells_what_the_error_says_and_what_was_being_done() -> None:
 def test_a_process_that_left_without_a_word_is_described_by_its_exit_code(
     exit_code: int, code: str, name: str | None, words: str
 ) -> None:
-    failure = Failure.of_exit(exit_code, phase="training")
+    failure = Failure.of_exit(exit_code, log="its log", phase="training")
     assert (failure.code, failure.signal, failure.phase) == (code, name, "training")
     assert words in failure.message
 
 
 def test_every_signal_can_end_a_process() -> None:
     for number in signal.valid_signals():
-        failure = Failure.of_exit(-number)
+        failure = Failure.of_exit(-number, log="its log")
         assert failure.code == "killed"
         assert failure.signal
         assert failure.signal in failure.message

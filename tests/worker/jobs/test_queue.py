@@ -352,7 +352,7 @@ def test_a_heartbeat_extends_the_leases_of_its_worker_only(db: Database) -> None
     mine, cancelling = (running(db, "worker-1", EXPIRED) for _ in range(2))
     queue.cancel(db, cancelling.id)
     other = running(db, "worker-2", EXPIRED)
-    queue.heartbeat(db, "worker-1", LEASE_SECONDS)
+    queue.heartbeat(db, "worker-1", LEASE_SECONDS, [mine.id, cancelling.id, other.id])
     assert queue.rescue(db, max_attempts=3) == [other.id]
     assert queue.owned(db, "worker-1") == {mine.id: (1, Status.RUNNING), cancelling.id: (1, Status.CANCELLING)}
     renewed = queue.get(db, mine.id).lease_expires_at
@@ -360,11 +360,18 @@ def test_a_heartbeat_extends_the_leases_of_its_worker_only(db: Database) -> None
     assert timedelta(seconds=50) < renewed - datetime.now(UTC) < timedelta(seconds=70)
 
 
+def test_a_job_that_its_worker_does_not_watch_is_left_to_expire(db: Database) -> None:
+    """A claim whose answer got lost: the row says it is the worker's, and the worker never heard of it."""
+    job = running(db, "worker-1", EXPIRED)
+    queue.heartbeat(db, "worker-1", LEASE_SECONDS, [])
+    assert queue.rescue(db, max_attempts=3) == [job.id]
+
+
 def test_a_heartbeat_gives_no_lease_to_a_job_that_was_taken_away(db: Database) -> None:
-    running(db, "worker-1", EXPIRED)
+    job = running(db, "worker-1", EXPIRED)
     queue.rescue(db, max_attempts=3)
     before = everything(db)
-    queue.heartbeat(db, "worker-1", LEASE_SECONDS)
+    queue.heartbeat(db, "worker-1", LEASE_SECONDS, [job.id])
     assert everything(db) == before
 
 
@@ -380,7 +387,7 @@ def test_the_newest_heartbeat_of_all_workers_counts(db: Database) -> None:
     age_before = queue.seconds_since_heartbeat(db)
     assert age_before is not None
     assert 39 < age_before < 60
-    queue.heartbeat(db, "worker-1", LEASE_SECONDS)
+    queue.heartbeat(db, "worker-1", LEASE_SECONDS, [])
     age_after = queue.seconds_since_heartbeat(db)
     assert age_after is not None
     assert -1 < age_after < 20

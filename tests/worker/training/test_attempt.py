@@ -9,6 +9,7 @@ import torch
 from tests.tiny import prepare_tiny
 from worker.jobs import queue, records
 from worker.jobs.db import Database
+from worker.jobs.processes import EXIT_DONE, EXIT_STALE, EXIT_STOPPED
 from worker.jobs.settings import Settings
 from worker.jobs.spec import MLP, Spec
 from worker.jobs.tables import Job, Outcome, Status
@@ -73,7 +74,7 @@ def test_an_attempt_trains_records_and_settles_its_job(settings: Settings, db: D
     prepared = prepare_tiny(settings.data_dir)
     queue.enqueue(db, SPEC)
     code, job = run()
-    assert (code, job.status) == (training.EXIT_DONE, Status.SUCCEEDED)
+    assert (code, job.status) == (EXIT_DONE, Status.SUCCEEDED)
     assert [row.epoch for row in records.epochs(db, job.id)] == [1, 2, 3, 4]
     assert [row.seq for row in records.epochs(db, job.id)] == [1, 2, 3, 4]
     assert len(records.checkpoints(db, job.id)) == 4
@@ -110,10 +111,10 @@ def test_a_stopped_attempt_goes_on_from_its_last_checkpoint_to_the_same_bits(
     with monkeypatch.context() as patch:
         stop_after(batches - 1, patch)
         code, job = run()
-    assert (code, job.status) == (training.EXIT_STOPPED, Status.RUNNING)
+    assert (code, job.status) == (EXIT_STOPPED, Status.RUNNING)
     queue.finish(db, job.id, job.attempt, Outcome.RELEASED, max_attempts=3)
     code, job = run()
-    assert (code, job.status, job.attempt) == (training.EXIT_DONE, Status.SUCCEEDED, 2)
+    assert (code, job.status, job.attempt) == (EXIT_DONE, Status.SUCCEEDED, 2)
     assert records.attempts(db, job.id)[1].resumed_from == ((batches - 1) // 9 or None)
 
     first, second = weights(settings, db, whole.id), weights(settings, db, job.id)
@@ -145,7 +146,7 @@ def test_an_absent_dataset_fails_the_job_with_the_ways_to_get_it(tmp_path: Path,
     settings = Settings(data_dir=tmp_path, system_datasets_dir=tmp_path / "none", allow_download=False)
     job_id = queue.enqueue(db, SPEC).id
     assert queue.claim(db, "worker", 30) is not None
-    assert training.run(settings, job_id, 1) == training.EXIT_DONE
+    assert training.run(settings, job_id, 1) == EXIT_DONE
     job = queue.get(db, job_id)
     assert job.status == Status.FAILED
     assert error_of(job)["code"] == "dataset_missing"
@@ -189,7 +190,7 @@ def test_an_attempt_that_lost_its_job_leaves_and_writes_nothing_more(
         real(*arguments, **named)
 
     monkeypatch.setattr(records, "record_epoch", taken_over_before)
-    assert training.run(settings, job_id, 1) == training.EXIT_STALE
+    assert training.run(settings, job_id, 1) == EXIT_STALE
     job = queue.get(db, job_id)
     assert (job.status, job.attempt) == (Status.RUNNING, 2)
     assert records.epochs(db, job_id) == []

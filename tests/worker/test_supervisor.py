@@ -1,0 +1,233 @@
+"""The supervisor's decisions, with attempts that are no processes, on a real database."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+import worker.supervisor
+from worker.jobs import queue, records
+from worker.jobs.db import Database
+from worker.jobs.processes import EXIT_DONE, EXIT_STOPPED, EXIT_UNFIT_PARENT
+from worker.jobs.settings import Settings
+from worker.jobs.spec import Spec
+from worker.jobs.tables import Outcome, Status
+from worker.supervisor import Supervisor
+
+Supervise = Callable[[], AbstractContextManager[Supervisor]]
+
+
+class FakeRunning:
+    """An attempt that does as it is told: `on_stop` is its exit code when asked to stop, None if it does not listen."""
+
+    def __init__(self, on_stop: int | None) -> None:
+        self.exit_code: int | None = None
+        self.pid, self.on_stop, self.killed = 1, on_stop, False
+
+    def stop(self) -> None:
+        self.exit_code = self.on_stop
+
+    def kill(self) -> None:
+        if self.exit_code is None:
+            self.exit_code, self.killed = -signal.SIGKILL, True
+
+
+class FakeLauncher:
+    def __init__(self) -> None:
+        self.started: dict[tuple[str, int], FakeRunning] = {}
+        self.error: Exception | None = None
+        self.on_stop: int | None = EXIT_STOPPED
+
+    def warm_up(self) -> None:
+        pass
+
+    def start(self, job_id: str, attempt: int) -> FakeRunning:
+        if self.error is not None:
+            raise self.error
+        self.started[job_id, attempt] = FakeRunning(self.on_stop)
+        return self.started[job_id, attempt]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path, lease_seconds=1, heartbeat_seconds=0.1, poll_seconds=0.005, cancel_seconds=0.2)
+
+
+@pytest.fixture
+def db(settings: Settings) -> Iterator[Database]:
+    db = Database(settings.resolved_database_url)
+    db.migrate()
+    yield db
+    db.close()
+
+
+@pytest.fixture
+def launcher(monkeypatch: pytest.MonkeyPatch) -> FakeLauncher:
+    monkeypatch.setattr(worker.supervisor, "wait_any", lambda _, seconds: time.sleep(seconds))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # only a main thread may
+    return FakeLauncher()
+
+
+@pytest.fixture
+def supervise(settings: Settings, db: Database, launcher: FakeLauncher) -> Supervise:
+    @contextmanager
+    def supervise() -> Iterator[Supervisor]:
+        """Runs a supervisor beside the test; stops it as SIGTERM would."""
+        supervisor = Supervisor(settings, db, launcher)  # type: ignore[arg-type]
+        thread = threading.Thread(target=supervisor.run)
+        thread.start()
+        try:
+            yield supervisor
+        finally:
+            supervisor._on_signal(signal.SIGTERM, None)
+            thread.join(10)
+            assert not thread.is_alive()
+
+    return supervise
+
+
+def until(true: Callable[[], object], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def outcomes(db: Database, job_id: str) -> list[str | None]:
+    return [each.outcome for each in records.attempts(db, job_id)]
+
+
+def test_an_attempt_that_settled_itself_is_left_alone(
+    db: Database, launcher: FakeLauncher, supervise: Supervise
+) -> None:
+    job_id = queue.enqueue(db, Spec()).id
+    with supervise():
+        until(lambda: launcher.started)
+        queue.finish(db, job_id, 1, Outcome.SUCCEEDED, max_attempts=3)
+        launcher.started[job_id, 1].exit_code = EXIT_DONE
+    assert queue.get(db, job_id).status == Status.SUCCEEDED
+    assert outcomes(db, job_id) == ["succeeded"]
+
+
+def test_a_crash_is_tried_again_and_says_where_its_log_is(
+    db: Database, launcher: FakeLauncher, supervise: Supervise
+) -> None:
+    job_id = queue.enqueue(db, Spec()).id
+    with supervise():
+        for attempt, code in ((1, 70), (2, -11), (3, 255)):
+            until(lambda n=attempt: (job_id, n) in launcher.started)  # type: ignore[misc]
+            launcher.started[job_id, attempt].exit_code = code
+        until(lambda: queue.get(db, job_id).status == Status.FAILED)
+    assert outcomes(db, job_id) == ["crashed", "killed", "crashed"]
+    errors = [each.error or {} for each in records.attempts(db, job_id)]
+    assert (
+        errors[0]["suggestion"]
+        == f"The log of the attempt may say more: jobs/{job_id}/attempt-1.log in the data folder."
+    )
+    assert errors[1]["signal"] == "SIGSEGV"
+    assert "preloaded process" in errors[2]["message"]
+
+
+@pytest.mark.parametrize("listens", [True, False])
+def test_a_cancelled_attempt_is_asked_to_stop_and_killed_when_it_does_not_listen(
+    db: Database, launcher: FakeLauncher, supervise: Supervise, listens: bool
+) -> None:
+    launcher.on_stop = EXIT_STOPPED if listens else None
+    job_id = queue.enqueue(db, Spec()).id
+    with supervise():
+        until(lambda: launcher.started)
+        queue.cancel(db, job_id)
+        until(lambda: queue.get(db, job_id).status == Status.CANCELLED)
+    assert launcher.started[job_id, 1].killed is not listens
+    assert outcomes(db, job_id) == ["cancelled"]  # our own SIGKILL is no failure of the job
+    assert all("memory" not in (step.reason or "") for step in records.transitions(db, job_id))
+
+
+@pytest.mark.parametrize("listens", [True, False])
+def test_a_stop_gives_jobs_back_without_counting_the_attempt(
+    db: Database, launcher: FakeLauncher, supervise: Supervise, listens: bool
+) -> None:
+    launcher.on_stop = EXIT_STOPPED if listens else None
+    job_id = queue.enqueue(db, Spec()).id
+    with supervise():
+        until(lambda: launcher.started)
+    assert queue.get(db, job_id).status == Status.QUEUED
+    assert outcomes(db, job_id) == ["released"]
+
+
+def test_an_attempt_whose_job_was_taken_away_is_killed(
+    db: Database, launcher: FakeLauncher, supervise: Supervise
+) -> None:
+    job_id = queue.enqueue(db, Spec()).id
+    with supervise() as supervisor:
+        until(lambda: launcher.started)
+        queue.rescue(db, max_attempts=3, dead_workers=[supervisor._id])
+        until(lambda: launcher.started[job_id, 1].killed)
+        until(lambda: (job_id, 2) in launcher.started)  # the queue goes on
+    assert outcomes(db, job_id) == ["worker_lost", "released"]
+
+
+def test_a_worker_that_cannot_launch_leaves_and_no_job_pays_for_it(
+    settings: Settings, db: Database, launcher: FakeLauncher
+) -> None:
+    launcher.error = EOFError()
+    job_id = queue.enqueue(db, Spec()).id
+    with pytest.raises(RuntimeError, match="cannot be started"):
+        Supervisor(settings, db, launcher).run()  # type: ignore[arg-type]
+    assert queue.get(db, job_id).status == Status.QUEUED
+    assert outcomes(db, job_id) == ["released"]
+
+
+def test_a_worker_whose_preloaded_process_must_not_fork_leaves_and_no_job_pays_for_it(
+    settings: Settings, db: Database, launcher: FakeLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = queue.enqueue(db, Spec()).id
+    start = launcher.start
+
+    def unfit(job_id: str, attempt: int) -> FakeRunning:
+        running = start(job_id, attempt)
+        running.exit_code = EXIT_UNFIT_PARENT
+        return running
+
+    monkeypatch.setattr(launcher, "start", unfit)
+    with pytest.raises(RuntimeError, match="not fit to fork"):
+        Supervisor(settings, db, launcher).run()  # type: ignore[arg-type]
+    assert outcomes(db, job_id) == ["released"]
+
+
+def test_a_database_that_is_away_for_a_moment_does_not_end_the_worker(
+    db: Database, launcher: FakeLauncher, supervise: Supervise, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker.supervisor, "_DATABASE_RETRY_SECONDS", 0.01)
+    real, failures = queue.has_queued, iter(range(3))
+
+    def flaky(db: Database) -> bool:
+        if next(failures, None) is not None:
+            raise OperationalError("SELECT 1", {}, Exception("server closed the connection"))
+        return real(db)
+
+    monkeypatch.setattr(queue, "has_queued", flaky)
+    queue.enqueue(db, Spec())
+    with supervise():
+        until(lambda: launcher.started)
+
+
+def test_leases_are_renewed_and_a_dead_workers_jobs_are_taken_over_at_once(
+    settings: Settings, db: Database, launcher: FakeLauncher, supervise: Supervise
+) -> None:
+    lost = queue.enqueue(db, Spec()).id
+    assert queue.claim(db, "dead", 3600) is not None
+    (settings.data_dir / "workers").mkdir()
+    (settings.data_dir / "workers" / "dead.lock").touch()  # nobody holds it
+    with supervise():
+        until(lambda: (lost, 2) in launcher.started)
+        first = queue.get(db, lost).lease_expires_at
+        assert first is not None
+        until(lambda: (queue.get(db, lost).lease_expires_at or first) > first)
+    assert outcomes(db, lost) == ["worker_lost", "released"]
+    assert not (settings.data_dir / "workers" / "dead.lock").exists()
