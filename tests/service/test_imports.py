@@ -19,7 +19,7 @@ from fastapi.testclient import TestClient
 from tests.service.predictor import FakePredictor
 from worker.jobs.settings import Settings
 
-service.main.Predictor = FakePredictor
+service.main.Predictor = lambda _: FakePredictor()
 app = service.main.create_app(Settings(data_dir=Path(sys.argv[1])))
 with TestClient(app) as client:
     assert client.post("/jobs", json={}).status_code == 201
