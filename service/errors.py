@@ -21,6 +21,9 @@ STATUS: dict[type[EpochdError], HTTPStatus] = {
     errors.NotReady: HTTPStatus.CONFLICT,
     errors.CheckpointCorrupt: HTTPStatus.CONFLICT,
     errors.ImageTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    errors.SpecRefused: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.BadArchive: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.DiskFull: HTTPStatus.INSUFFICIENT_STORAGE,
     errors.UnsupportedMediaType: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     errors.BadImage: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.PredictorUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -115,7 +118,12 @@ def request_id(request: Request) -> str | None:
 def response_to(error: EpochdError, request_id: str | None) -> Response:
     """The problem that an error of ours is."""
     kind = type(error)
-    return problem(STATUS[kind], error.code, error.detail, request_id=request_id, headers=_HEADERS.get(kind))
+    detail, fields = error.detail, []
+    if isinstance(error, errors.SpecRefused):
+        fields = [FieldProblem(pointer=error.pointer, detail=error.detail)]
+        detail = f"{error.pointer}: {error.detail}"
+    headers = _HEADERS.get(kind)
+    return problem(STATUS[kind], error.code, detail, request_id=request_id, fields=fields, headers=headers)
 
 
 def _on_epochd_error(request: Request, error: Exception) -> Response:

@@ -1,12 +1,15 @@
 """Bodies that leave. Times are RFC 3339 in UTC."""
 
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
+from worker.jobs import datasets
+from worker.jobs.built_in import BUILT_IN
+from worker.jobs.card import Card, Task
 from worker.jobs.failures import Failure
 from worker.jobs.records import KeptCheckpoint
-from worker.jobs.tables import TERMINAL, Attempt, Epoch, Job, Outcome, Phase, Status, Transition
+from worker.jobs.tables import TERMINAL, Attempt, Dataset, Epoch, Job, Outcome, Phase, Status, Transition
 from worker.jobs.wire import Prediction
 
 
@@ -57,8 +60,13 @@ class JobSummary(FromRow):
         return cls.model_validate(fields | {"progress": ProgressBody.model_validate(job)} | more)
 
 
+class QueueBody(BaseModel):
+    reason: str = Field(description="What the job waits for")
+
+
 class JobBody(JobSummary):
     spec: dict[str, Any] = Field(description="The spec with every default filled in")
+    queue: QueueBody | None = Field(description="Why it has not begun; null once it is not queued any more")
     attempts: list[AttemptBody]
     transitions: list[TransitionBody]
     provenance: dict[str, Any] | None = Field(
@@ -66,8 +74,9 @@ class JobBody(JobSummary):
     )
 
     @classmethod
-    def whole(cls, job: Job, attempts: list[Attempt], transitions: list[Transition]) -> Self:
-        return cls.of(job, attempts=attempts, transitions=transitions)
+    def whole(cls, job: Job, attempts: list[Attempt], transitions: list[Transition], reason: str | None) -> Self:
+        queue = QueueBody(reason=reason) if reason else None
+        return cls.of(job, attempts=attempts, transitions=transitions, queue=queue)
 
 
 class JobPage(BaseModel):
@@ -81,14 +90,18 @@ class MetricsRow(FromRow):
     epoch: int = Field(description="From 1")
     train_loss: float | None = Field(description="Average over samples; null when not finite")
     test_loss: float | None = Field(description="Average over samples; null when not finite")
-    test_accuracy: float = Field(description="0 to 1")
+    test_accuracy: float | None = Field(description="0 to 1; null for regression")
+    test_mae: float | None = Field(description="Mean absolute error, averaged over targets; null for classes")
+    test_r2: float | None = Field(
+        description="Share of the variance explained, averaged over targets: 1 is perfect; null for classes"
+    )
     learning_rate: float
     samples_per_second: float = Field(description="Training only")
     train_seconds: float
     test_seconds: float
     attempt: int
     recorded_at: datetime
-    non_finite: str | None = Field(description="What a null loss was: `nan`, `inf` or `-inf`")
+    non_finite: str | None = Field(description="What a null that should be a number was: `nan`, `inf` or `-inf`")
 
 
 class MetricsPage(BaseModel):
@@ -111,7 +124,9 @@ class CheckpointBody(BaseModel):
     epoch: int
     sha256: str
     bytes: int
-    is_best: bool = Field(description="Highest test accuracy; of equals, the earliest")
+    is_best: bool = Field(
+        description="Highest test accuracy, or for regression lowest test loss; of equals, the earliest"
+    )
     is_last: bool
     metrics: MetricsRow
     url: str = Field(description="Where to download the weights as safetensors")
@@ -134,6 +149,85 @@ class CheckpointBody(BaseModel):
 
 class CheckpointList(BaseModel):
     data: list[CheckpointBody]
+
+
+class PreparingBody(BaseModel):
+    step: str = Field(description="fetching, unpacking, decoding or writing")
+    done: int = Field(description="Files or pictures done in this step")
+    total: int = Field(description="Of how many; 0 when nobody knows yet")
+
+
+class DatasetSummary(BaseModel):
+    name: str
+    version: int | None = Field(description="From 1; null for a built-in dataset that nobody has asked for yet")
+    built_in: bool
+    description: str | None = Field(description="Of a built-in dataset")
+    status: Literal["available", "uploaded", "preparing", "ready", "invalid"] = Field(
+        description="`available`: built in, and prepared when first asked for"
+    )
+    progress: PreparingBody | None = Field(description="While it is being prepared")
+    task: Task
+    class_count: int | None
+    channels: int | None = Field(description="1 for grey, 3 for colour")
+    height: int | None
+    width: int | None
+    train_count: int | None
+    test_count: int | None
+    sha256: str | None = Field(description="Digest of the contents")
+    error: Failure | None = Field(description="Why it is invalid")
+    created_at: datetime | None
+    finished_at: datetime | None = Field(description="When it became ready or invalid")
+    url: str
+
+    @classmethod
+    def of(cls, dataset: Dataset, **more: Any) -> Self:
+        card = dataset.card or {}
+        is_preparing = dataset.step is not None
+        return cls.model_validate(
+            {
+                "name": dataset.name,
+                "version": dataset.version,
+                "built_in": dataset.form is None,
+                "description": BUILT_IN.get(dataset.name),
+                "status": dataset.status,
+                "progress": {name: getattr(dataset, name) for name in PreparingBody.model_fields}
+                if is_preparing
+                else None,
+                "task": datasets.task(dataset),
+                "class_count": len(card["classes"]) if card.get("classes") else None,
+                **{
+                    name: card.get(name)
+                    for name in ("channels", "height", "width", "train_count", "test_count", "sha256")
+                },
+                "error": dataset.error,
+                "created_at": dataset.created_at,
+                "finished_at": dataset.finished_at,
+                "url": f"/datasets/{dataset.name}?version={dataset.version}",
+                **more,
+            }
+        )
+
+    @classmethod
+    def of_unused(cls, name: str, **more: Any) -> Self:
+        """A built-in dataset that nobody has asked for yet."""
+        unknown = dict.fromkeys(cls.model_fields)
+        known = {"name": name, "built_in": True, "description": BUILT_IN[name], "status": "available"}
+        return cls.model_validate(unknown | known | {"task": Task.CLASSIFICATION, "url": f"/datasets/{name}"} | more)
+
+
+class DatasetBody(DatasetSummary):
+    form: dict[str, Any] | None = Field(description="What came with the upload, every default filled in")
+    card: Card | None = Field(description="What it holds and what was found; also of an invalid one that was read")
+    versions: list[int] = Field(description="All of this name that are not deleted, newest first")
+
+    @classmethod
+    def whole(cls, dataset: Dataset, versions: list[int]) -> Self:
+        card = dataset.card and dataset.card | {"findings": dataset.findings or []}
+        return cls.of(dataset, form=dataset.form, card=card, versions=versions)
+
+
+class DatasetList(BaseModel):
+    data: list[DatasetSummary]
 
 
 class AnsweredBy(BaseModel):

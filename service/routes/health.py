@@ -6,7 +6,7 @@ from typing import Final
 from fastapi import APIRouter, Response
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
-from worker.jobs import queue
+from worker.jobs import workers
 from worker.jobs.db import Database
 from worker.jobs.settings import Settings
 
@@ -52,7 +52,7 @@ def _database(db: Database) -> Part:
 
 def _worker(settings: Settings, db: Database) -> Part:
     try:
-        age = queue.seconds_since_heartbeat(db)
+        age = workers.seconds_since_heartbeat(db)
     except SQLAlchemyError:
         return Part(ready=False, detail="Nobody can tell while the database does not answer.")
     if age is None:

@@ -4,11 +4,11 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, Field
-from worker.jobs import queue, records
+from worker.jobs import datasets, queue, records
 from worker.jobs.db import Database
-from worker.jobs.errors import Conflict, InvalidRequest, NotFound, UnsupportedMediaType
+from worker.jobs.errors import Conflict, InvalidRequest, NotFound, SpecRefused, UnsupportedMediaType
 from worker.jobs.spec import Spec
-from worker.jobs.tables import TERMINAL, Job, Status
+from worker.jobs.tables import TERMINAL, DatasetStatus, Job, Status
 
 from service.deps import DatabaseDep, JobDep, require_json
 from service.errors import responses
@@ -30,10 +30,13 @@ class ListQuery(BaseModel, extra="forbid"):
     status_code=201,
     summary="Launch a training",
     dependencies=[Depends(require_json)],
-    responses=responses(InvalidRequest, UnsupportedMediaType),
+    responses=responses(InvalidRequest, UnsupportedMediaType, SpecRefused),
 )
 def submit(spec: Spec, db: DatabaseDep, response: Response) -> JobBody:
-    """Queues a job. `{}` is a valid spec: the values of PyTorch's tutorial are the defaults."""
+    """Queues a job. `{}` is a valid spec: the values of PyTorch's tutorial are the defaults.
+
+    A dataset that is not ready yet is no obstacle: the job begins when it is, or fails when it turns out invalid.
+    """
     job = queue.enqueue(db, spec)
     response.headers["Location"] = f"/jobs/{job.id}"
     return _whole(db, job)
@@ -66,4 +69,16 @@ def cancel(job: JobDep, db: DatabaseDep, response: Response) -> JobBody:
 
 
 def _whole(db: Database, job: Job) -> JobBody:
-    return JobBody.whole(job, records.attempts(db, job.id), records.transitions(db, job.id))
+    attempts, transitions = records.attempts(db, job.id), records.transitions(db, job.id)
+    return JobBody.whole(job, attempts, transitions, _reason(db, job))
+
+
+def _reason(db: Database, job: Job) -> str | None:
+    if job.status != Status.QUEUED or job.dataset_id is None:
+        return None
+    dataset = datasets.by_id(db, job.dataset_id)
+    if dataset.status == DatasetStatus.READY:
+        return "All slots are taken, or no worker is running."
+    of = f" of {dataset.total}" if dataset.total else ""
+    progress = f" ({dataset.step}: {dataset.done}{of})" if dataset.step else ""
+    return f"Version {dataset.version} of the dataset {dataset.name} is not ready yet: {dataset.status}{progress}."

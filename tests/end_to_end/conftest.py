@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.serving import Epochd, epochd
-from worker.datasets.preparing import prepare
-from worker.jobs.settings import Settings
+from tests.tiny import prepare_whole
 
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """FashionMNIST, whole, prepared once for all tests."""
-    return prepare(Settings(data_dir=tmp_path_factory.mktemp("prepared")), "fashion-mnist")
+    return prepare_whole(tmp_path_factory.mktemp("prepared"))
 
 
 @pytest.fixture(scope="session")

@@ -121,10 +121,9 @@ def test_pictures(data_dir: Path) -> Iterator[tuple[bytes, str]]:
     """The first test picture of each class as a PNG file, with its true class."""
     folder = data_dir / "datasets" / "fashion-mnist"
     if not folder.exists():  # the epochd at --url keeps its own
-        from worker.datasets.preparing import prepare
-        from worker.jobs.settings import Settings
+        from tests.tiny import prepare_whole
 
-        folder = prepare(Settings(data_dir=data_dir), "fashion-mnist")
+        folder = prepare_whole(data_dir)
     classes = json.loads((folder / "card.json").read_text())["classes"]
     images, labels = (np.load(folder / f"test_{part}.npy", mmap_mode="r") for part in ("images", "labels"))
     for index, label in enumerate(classes):

@@ -21,8 +21,8 @@ JOB_SECONDS = 300.0
 class Epochd:
     """A running `epochd serve`."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
-        self.process, self.url, self.log = process, url, log
+    def __init__(self, process: "subprocess.Popen[bytes]", url: str, log: Path, data_dir: Path) -> None:
+        self.process, self.url, self.log, self.data_dir = process, url, log, data_dir
         self.http = httpx2.Client(base_url=url, timeout=60)
 
     def submit(self, **spec: Any) -> str:
@@ -38,6 +38,28 @@ class Epochd:
     def metrics(self, job_id: str) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = self.http.get(f"/jobs/{job_id}/metrics").raise_for_status().json()["data"]
         return rows
+
+    def upload(self, archive: Path, **form: Any) -> dict[str, Any]:
+        with archive.open("rb") as file:
+            files = {"archive": (archive.name, file)}
+            answer = self.http.post("/datasets", files=files, data={"dataset": json.dumps(form)})
+        assert answer.status_code == 202, answer.text
+        body: dict[str, Any] = answer.json()
+        return body
+
+    def dataset(self, name: str) -> dict[str, Any]:
+        body: dict[str, Any] = self.http.get(f"/datasets/{name}").raise_for_status().json()
+        return body
+
+    def wait_dataset(self, name: str) -> dict[str, Any]:
+        """Polls the newest version until it is ready or invalid."""
+        deadline = time.monotonic() + JOB_SECONDS
+        while time.monotonic() < deadline:
+            dataset = self.dataset(name)
+            if dataset["status"] in ("ready", "invalid"):
+                return dataset
+            time.sleep(0.02)
+        raise AssertionError(f"the dataset never got there: {self.dataset(name)}")
 
     def wait(self, job_id: str, until: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Polls the job until it is as wanted."""
@@ -60,6 +82,11 @@ class Epochd:
         """The process that runs `python -m <module>`."""
         (pid,) = [pid for pid, command in self.processes().items() if f"-m {module} " in f"{command} "]
         return pid
+
+    def resident_bytes(self, module: str) -> int:
+        """Of the process that runs `python -m <module>`, at its largest."""
+        status = Path(f"/proc/{self.pid_of(module)}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
     def attempt_pids(self) -> list[int]:
         """The training processes: forked from the preloaded one, and each the leader of a session."""
@@ -101,7 +128,7 @@ def epochd(
         )
     started: dict[int, str] = {}
     try:
-        running = Epochd(process, _url(process, log), log)
+        running = Epochd(process, _url(process, log), log, data_dir)
         with running.http:
             if wait_ready:
                 _wait_ready(running)

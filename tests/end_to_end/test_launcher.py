@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from worker.jobs.db import Database
 from worker.jobs.processes import thread_count
+from worker.jobs.settings import Settings
 
 ENV = {name: value for name, value in os.environ.items() if not name.startswith("EPOCHD_")}
 
@@ -50,12 +52,11 @@ from worker.launchers.local import LocalLauncher, wait_any
 
 settings = Settings(data_dir=Path(sys.argv[1]))
 db = Database(settings.resolved_database_url)
-db.migrate()
 queue.enqueue(db, Spec(epochs=1000))
 job = queue.claim(db, "worker", 30)
 launcher = LocalLauncher(settings)
 launcher.warm_up()
-running = launcher.start(job.id, 1)
+running = launcher.train(job.id, 1)
 while not queue.get(db, job.id).batch:
     time.sleep(0.01)
 sys.stdout.write(f"{running.pid} {os.getsid(running.pid)} {os.getppid()}\\n")
@@ -65,9 +66,12 @@ sys.stdout.flush()
 
 @pytest.fixture
 def miniature(tmp_path: Path) -> Callable[[str], "subprocess.Popen[str]"]:
-    from tests.tiny import prepare_tiny
+    from tests.tiny import ready_tiny
 
-    prepare_tiny(tmp_path)
+    db = Database(Settings(data_dir=tmp_path).resolved_database_url)
+    db.migrate()
+    ready_tiny(db, tmp_path)
+    db.close()
 
     def start(then: str) -> "subprocess.Popen[str]":
         command = [sys.executable, "-c", MINIATURE + then, str(tmp_path)]

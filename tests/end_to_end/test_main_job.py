@@ -164,7 +164,7 @@ def test_a_job_whose_dataset_is_absent_fails_with_the_ways_to_get_it(tmp_path: P
         job = server.wait_terminal(server.submit())
         assert (job["status"], job["error"]["code"]) == ("failed", "dataset_missing")
         assert "dataset-fashion-mnist" in job["error"]["message"]
-        assert job["error"]["phase"] == "preparing"
+        assert (job["error"]["phase"], job["attempts"]) == ("fetching", [])
 
 
 def test_two_slots_train_two_jobs_at_once(fresh_data_dir: Callable[[], Path]) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.worker.inference.test_predict import png, save
-from worker.jobs.wire import HELLO, LENGTHS, PredictAnswer, PredictRequest, pack
+from worker.jobs.wire import HELLO, LENGTHS, ClassPrediction, PredictAnswer, PredictRequest, pack
 
 PICTURE = png(torch.zeros(28, 28, dtype=torch.uint8))
 
@@ -51,5 +51,5 @@ def test_the_predictor_answers_refuses_and_goes_on(tmp_path: Path, wire: socket.
     assert [answer.id for answer in answers] == [1, 2, 3, 4]
     assert [answer.code for answer in answers] == [None, "bad_image", "checkpoint_corrupt", None]
     assert answers[0].prediction == answers[3].prediction
-    assert answers[0].prediction is not None
+    assert isinstance(answers[0].prediction, ClassPrediction)
     assert len(answers[0].prediction.top) == 2

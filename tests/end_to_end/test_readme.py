@@ -85,7 +85,7 @@ def test_the_walk(clone: Path, served: int) -> None:
     said = []
     variables = ""
     for block in WALK:
-        if "checkpoints" in block:
+        if "checkpoints" in block or "DELETE" in block:
             wait_for(served, "/jobs", lambda body: all(job["finished_at"] for job in body["data"]))
         command = block.replace("localhost:8000", f"127.0.0.1:{served}")
         script = f"set -euo pipefail\n{variables}\n{command}\necho; echo JOB=${{JOB:-}} >&3\n"
@@ -104,7 +104,7 @@ def test_the_walk(clone: Path, served: int) -> None:
             variables = kept.read().strip()
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
         said.append(done.stdout)
-    submitted, looked, cancelled, listed, predicted, refused = said
+    submitted, looked, cancelled, listed, predicted, refused, uploaded, shown, deleted, built_in = said
     assert '"status":"queued"' in submitted
     assert '"next_since":' in looked
     assert re.search(r'"status":"(cancelled|cancelling)"', cancelled)
@@ -113,6 +113,14 @@ def test_the_walk(clone: Path, served: int) -> None:
     assert predicted.count('"label":"Ankle boot"') >= 3
     assert '"pointer":"#/optimizer/lr"' in refused
     assert '"ready":true' in refused
+    assert '"name":"shapes","version":1' in uploaded
+    assert re.search(r'"status":"(uploaded|preparing|ready)"', shown)
+    assert '"name":"cifar100"' in shown
+    assert deleted.strip() == ""
+    jobs = httpx2.get(f"http://127.0.0.1:{served}/jobs?status=succeeded").json()["data"]
+    assert '"status":"ready"' in built_in
+    trained_on = [httpx2.get(f"http://127.0.0.1:{served}/jobs/{job['id']}").json()["spec"]["dataset"] for job in jobs]
+    assert {"name": "shapes", "version": 1} in trained_on
 
 
 def test_every_make_target_it_names_exists() -> None:

@@ -1,7 +1,7 @@
 """A predictor that answers at once, without a process."""
 
 from worker.jobs.errors import PredictorUnavailable
-from worker.jobs.wire import Guess, Prediction
+from worker.jobs.wire import ClassPrediction, Guess, Prediction
 
 
 class FakePredictor:
@@ -29,4 +29,4 @@ class FakePredictor:
         if not self.ready:
             raise PredictorUnavailable
         guesses = [Guess(class_index=9 - rank, label=f"class {9 - rank}", probability=0.5) for rank in range(top_k)]
-        return Prediction(**guesses[0].model_dump(), top=guesses, warnings=[f"{len(image)} bytes"])
+        return ClassPrediction(**guesses[0].model_dump(), top=guesses, warnings=[f"{len(image)} bytes"])

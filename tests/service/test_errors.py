@@ -24,6 +24,10 @@ NO_JOB = "0" * 24
 # Never the answer to a request: a job tells them, or the process does not start.
 INTERNAL = {
     errors.DatasetMissing,
+    errors.DatasetChanged,
+    errors.DatasetInvalid,
+    errors.ArchiveTooLarge,
+    errors.UnsafePath,
     errors.DeviceUnavailable,
     errors.StaleAttempt,
     errors.Killed,
@@ -154,7 +158,7 @@ def assert_problem(answer: Any, status: int, code: str) -> None:
 def test_every_error_has_a_status_or_is_internal() -> None:
     assert set(family()) - set(STATUS) == INTERNAL
     assert not INTERNAL & set(STATUS)
-    assert all(400 <= status <= 503 for status in STATUS.values())
+    assert all(400 <= status <= 507 for status in STATUS.values())
 
 
 @pytest.mark.parametrize(("method", "path", "request_", "status", "code"), BAD)

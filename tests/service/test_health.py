@@ -13,7 +13,7 @@ import service.routes.health
 from service.main import create_app
 from tests.service.conftest import Serve
 from tests.service.predictor import FakePredictor
-from worker.jobs import queue
+from worker.jobs import workers
 from worker.jobs.db import Database
 from worker.jobs.settings import Settings
 from worker.jobs.tables import Worker
@@ -21,7 +21,7 @@ from worker.jobs.tables import Worker
 
 @pytest.fixture
 def worker(db: Database) -> str:
-    queue.register(db, "worker-1", "host-1")
+    workers.register(db, "worker-1", "host-1")
     return "worker-1"
 
 
@@ -50,7 +50,7 @@ def test_a_worker_that_fell_silent_makes_it_not_ready(client: TestClient, db: Da
     with db.write() as session:
         session.get_one(Worker, worker).heartbeat_at -= timedelta(seconds=31)
     assert readiness(client)[1]["worker"] is False
-    queue.heartbeat(db, worker, 30, [])
+    workers.heartbeat(db, worker)
     assert readiness(client)[0] == 200
 
 

@@ -16,6 +16,7 @@ from worker.jobs.spec import Spec
 from worker.jobs.tables import Outcome, Phase, Status
 
 JSON = {"Content-Type": "application/json"}
+RESOLVED = DEFAULTS | {"dataset": {"name": "fashion-mnist", "version": 1}}
 
 
 def submit(client: TestClient, **spec: object) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def test_an_empty_spec_launches_the_tutorial(client: TestClient) -> None:
     assert answer.status_code == 201
     job = answer.json()
     assert answer.headers["Location"] == f"/jobs/{job['id']}"
-    assert job["spec"] == DEFAULTS
+    assert job["spec"] == RESOLVED
     assert (job["status"], job["phase"], job["attempt"], job["attempts"]) == ("queued", None, 0, [])
     assert job["progress"] == {
         "epoch": 0,
@@ -46,7 +47,7 @@ def test_an_empty_spec_launches_the_tutorial(client: TestClient) -> None:
 def test_what_was_asked_for_is_in_the_job(client: TestClient) -> None:
     job = submit(client, name="shoes ☃", labels={"team": "a"}, epochs=2, model={"hidden": [8], "dropout": 0.5})
     assert (job["name"], job["labels"]) == ("shoes ☃", {"team": "a"})
-    assert job["spec"] == DEFAULTS | {
+    assert job["spec"] == RESOLVED | {
         "name": "shoes ☃",
         "labels": {"team": "a"},
         "epochs": 2,
@@ -63,7 +64,8 @@ def test_the_worker_gets_what_was_submitted(client: TestClient, db: Database) ->
     job = submit(client, seed=2**63 - 1, optimizer={"lr": 1})
     claimed = claim(db)
     assert claimed.id == job["id"]
-    assert Spec.model_validate(claimed.spec) == Spec.model_validate({"seed": 2**63 - 1, "optimizer": {"lr": 1}})
+    wanted = {"seed": 2**63 - 1, "optimizer": {"lr": 1}, "dataset": {"version": 1}}
+    assert Spec.model_validate(claimed.spec) == Spec.model_validate(wanted)
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,15 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 import worker.supervisor
-from worker.jobs import queue, records
+from tests.worker.jobs.making import card, make_ready
+from worker.jobs import datasets, queue, records
 from worker.jobs.db import Database
+from worker.jobs.form import Form
+from worker.jobs.ids import new_id
 from worker.jobs.processes import EXIT_DONE, EXIT_STOPPED, EXIT_UNFIT_PARENT
 from worker.jobs.settings import Settings
 from worker.jobs.spec import Spec
-from worker.jobs.tables import Outcome, Status
+from worker.jobs.tables import DatasetStatus, Outcome, Status
 from worker.supervisor import Supervisor
 
 Supervise = Callable[[], AbstractContextManager[Supervisor]]
@@ -46,11 +49,13 @@ class FakeLauncher:
     def warm_up(self) -> None:
         pass
 
-    def start(self, job_id: str, attempt: int) -> FakeRunning:
+    def train(self, job_id: str, attempt: int) -> FakeRunning:
         if self.error is not None:
             raise self.error
         self.started[job_id, attempt] = FakeRunning(self.on_stop)
         return self.started[job_id, attempt]
+
+    prepare = train
 
 
 @pytest.fixture
@@ -62,6 +67,7 @@ def settings(tmp_path: Path) -> Settings:
 def db(settings: Settings) -> Iterator[Database]:
     db = Database(settings.resolved_database_url)
     db.migrate()
+    make_ready(db)
     yield db
     db.close()
 
@@ -187,14 +193,14 @@ def test_a_worker_whose_preloaded_process_must_not_fork_leaves_and_no_job_pays_f
     settings: Settings, db: Database, launcher: FakeLauncher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = queue.enqueue(db, Spec()).id
-    start = launcher.start
+    start = launcher.train
 
     def unfit(job_id: str, attempt: int) -> FakeRunning:
         running = start(job_id, attempt)
         running.exit_code = EXIT_UNFIT_PARENT
         return running
 
-    monkeypatch.setattr(launcher, "start", unfit)
+    monkeypatch.setattr(launcher, "train", unfit)
     with pytest.raises(RuntimeError, match="not fit to fork"):
         Supervisor(settings, db, launcher).run()  # type: ignore[arg-type]
     assert outcomes(db, job_id) == ["released"]
@@ -204,14 +210,14 @@ def test_a_database_that_is_away_for_a_moment_does_not_end_the_worker(
     db: Database, launcher: FakeLauncher, supervise: Supervise, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker.supervisor, "_DATABASE_RETRY_SECONDS", 0.01)
-    real, failures = queue.has_queued, iter(range(3))
+    real, failures = queue.has_waiting, iter(range(3))
 
     def flaky(db: Database) -> bool:
         if next(failures, None) is not None:
             raise OperationalError("SELECT 1", {}, Exception("server closed the connection"))
         return real(db)
 
-    monkeypatch.setattr(queue, "has_queued", flaky)
+    monkeypatch.setattr(queue, "has_waiting", flaky)
     queue.enqueue(db, Spec())
     with supervise():
         until(lambda: launcher.started)
@@ -231,3 +237,79 @@ def test_leases_are_renewed_and_a_dead_workers_jobs_are_taken_over_at_once(
         until(lambda: (queue.get(db, lost).lease_expires_at or first) > first)
     assert outcomes(db, lost) == ["worker_lost", "released"]
     assert not (settings.data_dir / "workers" / "dead.lock").exists()
+
+
+def waiting_upload(db: Database, settings: Settings) -> str:
+    dataset_id = new_id()
+    archive = settings.data_dir / datasets.archive_path(dataset_id)
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    archive.write_bytes(b"PK")
+    return datasets.add_upload(db, dataset_id, Form(name="shoes")).id
+
+
+def test_a_dataset_is_prepared_beside_a_training(
+    settings: Settings, db: Database, launcher: FakeLauncher, supervise: Supervise
+) -> None:
+    job_id, dataset_id = queue.enqueue(db, Spec()).id, waiting_upload(db, settings)
+    waiting_upload(db, settings)
+    with supervise():
+        until(lambda: len(launcher.started) == 2)
+        assert launcher.started.keys() == {(job_id, 1), (dataset_id, 1)}  # one slot, and one dataset at a time
+        datasets.set_ready(db, dataset_id, 1, card(name="shoes"))
+        launcher.started[dataset_id, 1].exit_code = EXIT_DONE
+        until(lambda: len(launcher.started) == 3)
+    assert datasets.by_id(db, dataset_id).status == DatasetStatus.READY
+
+
+def test_a_dataset_that_kills_its_attempts_is_invalid_and_fails_the_jobs_that_waited(
+    settings: Settings, db: Database, launcher: FakeLauncher, supervise: Supervise
+) -> None:
+    dataset_id = waiting_upload(db, settings)
+    job_id = queue.enqueue(db, Spec.model_validate({"dataset": {"name": "shoes"}})).id
+    with supervise():
+        for attempt in (1, 2, 3):
+            until(lambda n=attempt: (dataset_id, n) in launcher.started)  # type: ignore[misc]
+            launcher.started[dataset_id, attempt].exit_code = -signal.SIGSEGV
+        until(lambda: queue.get(db, job_id).status == Status.FAILED)
+    found = datasets.by_id(db, dataset_id)
+    assert (found.status, (found.error or {})["signal"]) == (DatasetStatus.INVALID, "SIGSEGV")
+    assert (found.error or {})["message"] == "The preparing process was killed by SIGSEGV."
+    assert queue.get(db, job_id).error == found.error
+    assert (job_id, 1) not in launcher.started
+    assert not (settings.data_dir / datasets.archive_path(dataset_id)).exists()
+
+
+@pytest.mark.parametrize("listens", [True, False])
+def test_a_stop_gives_a_dataset_back_and_keeps_its_archive(
+    settings: Settings, db: Database, launcher: FakeLauncher, supervise: Supervise, listens: bool
+) -> None:
+    launcher.on_stop = EXIT_STOPPED if listens else None
+    dataset_id = waiting_upload(db, settings)
+    with supervise():
+        until(lambda: launcher.started)
+    found = datasets.by_id(db, dataset_id)
+    assert (found.status, found.lost) == (DatasetStatus.UPLOADED, 0)
+    assert (settings.data_dir / datasets.archive_path(dataset_id)).exists()
+
+
+def test_a_deleted_dataset_is_not_prepared_any_further(
+    settings: Settings, db: Database, launcher: FakeLauncher, supervise: Supervise
+) -> None:
+    dataset_id = waiting_upload(db, settings)
+    with supervise():
+        until(lambda: launcher.started)
+        datasets.delete(db, "shoes")
+        until(lambda: launcher.started[dataset_id, 1].killed)
+    assert datasets.states(db)[dataset_id] is DatasetStatus.DELETED
+
+
+def test_a_dead_workers_dataset_is_taken_over_at_once(
+    settings: Settings, db: Database, launcher: FakeLauncher, supervise: Supervise
+) -> None:
+    dataset_id = waiting_upload(db, settings)
+    assert datasets.claim(db, "dead", 3600) is not None
+    (settings.data_dir / "workers").mkdir()
+    (settings.data_dir / "workers" / "dead.lock").touch()  # nobody holds it
+    with supervise():
+        until(lambda: (dataset_id, 2) in launcher.started)
+    assert datasets.by_id(db, dataset_id).lost == 1

@@ -2,11 +2,14 @@
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from pydantic import BaseModel, Field
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
@@ -17,6 +20,8 @@ from worker.jobs.errors import BadImage, ImageTooLarge
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 # Not WebP: torchvision's decoder cannot give grey, and only warns.
+_ON_ITS_SIDE = (5, 6, 7, 8)
+_GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F"})
 _EXACT_IN_TORCHVISION = {("JPEG", "L"), ("JPEG", "RGB"), ("PNG", "L"), ("PNG", "RGB")}
 
 
@@ -53,12 +58,50 @@ class Preprocessing(BaseModel):
         return not any(self.mean) and all(value == 1 for value in self.std)
 
 
+def plain(channels: int, height: int, width: int) -> Preprocessing:
+    """As the tutorial's ToTensor: scaled to 0..1, not standardised."""
+    return Preprocessing(channels=channels, height=height, width=width, mean=[0.0] * channels, std=[1.0] * channels)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a picture's file promises."""
+
+    width: int  # once it is upright
+    height: int
+    is_grey: bool
+
+
+def read_header(data: bytes, *, max_pixels: int) -> Header:
+    """Decodes nothing. Raises BadImage and ImageTooLarge."""
+    with _open(data, max_pixels) as image:
+        width, height = image.size
+        try:
+            if "exif" in image.info and image.getexif().get(ExifTags.Base.Orientation, 1) in _ON_ITS_SIDE:
+                width, height = height, width
+        except Exception as error:
+            raise BadImage("The picture's EXIF data is damaged.") from error
+        return Header(width, height, image.mode in _GREY_MODES)
+
+
 def decode(data: bytes, channels: int, *, max_pixels: int) -> Tensor:
     """A picture file as uint8 channels x H x W, upright. Raises BadImage and ImageTooLarge.
 
     Pillow reads the header, so that a hostile size is refused before anything is decoded; torchvision decodes the
     plain cases, which is 2 to 3 times faster; Pillow decodes the rest.
     """
+    with _open(data, max_pixels) as image:
+        try:
+            if (image.format, image.mode) in _EXACT_IN_TORCHVISION and "transparency" not in image.info:
+                return _decode_by_torchvision(data, channels)
+            return _decode_by_pillow(image, channels)
+        except Exception as error:
+            raise BadImage("The picture's data is damaged or of a kind that is not supported.") from error
+
+
+@contextmanager
+def _open(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
+    """Reads the header. Raises BadImage, and ImageTooLarge when it promises more than `max_pixels`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is below
@@ -70,24 +113,22 @@ def decode(data: bytes, channels: int, *, max_pixels: int) -> Tensor:
     with image:
         if image.width * image.height > max_pixels:
             raise ImageTooLarge(f"The picture has {image.width} x {image.height} pixels; the limit is {max_pixels}.")
-        try:
-            if (image.format, image.mode) in _EXACT_IN_TORCHVISION and "transparency" not in image.info:
-                return _decode_by_torchvision(data, channels)
-            return _decode_by_pillow(image, channels)
-        except Exception as error:
-            raise BadImage("The picture's data is damaged or of a kind that is not supported.") from error
+        yield image
 
 
 def fit(pixels: Tensor, height: int, width: int) -> Tensor:
-    """uint8 C x H x W scaled to cover height x width, then cut to the centre."""
+    """uint8 C x H x W cut to the shape of height x width around its centre, then scaled to that size.
+
+    In this order: a picture of 100,000 x 1 scaled first would take gigabytes.
+    """
     _, h, w = pixels.shape
     if (h, w) == (height, width):
         return pixels
     scale = max(height / h, width / w)
-    size = [max(height, round(h * scale)), max(width, round(w * scale))]
-    covering = transforms.resize(pixels, size, interpolation=InterpolationMode.BILINEAR, antialias=True)
-    cut: Tensor = transforms.center_crop(covering, [height, width])
-    return cut
+    kept = [min(h, max(1, round(height / scale))), min(w, max(1, round(width / scale)))]
+    cut = transforms.center_crop(pixels, kept)
+    scaled: Tensor = transforms.resize(cut, [height, width], interpolation=InterpolationMode.BILINEAR, antialias=True)
+    return scaled
 
 
 def _decode_by_torchvision(data: bytes, channels: int) -> Tensor:

@@ -3,60 +3,54 @@
 A prepared dataset is a folder that appears whole, by one rename, or not at all.
 """
 
-import fcntl
-import hashlib
-import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import mkdtemp
 
-import numpy as np
-import torch
-
+from worker.jobs import datasets
+from worker.jobs.card import Card
+from worker.jobs.form import Form
 from worker.jobs.settings import Settings
+from worker.jobs.tables import Dataset
 
-from . import fashion_mnist
-from .card import FILES, Card
-from .source import Source, Split
+from . import catalogue, report, uploaded
+from .arrays import Writer, fsync
+from .opening import CARD, remember_contents
+from .source import Source, Watch
 
-_READERS: dict[str, Callable[[Settings], Source]] = {"fashion-mnist": fashion_mnist.read}
-_CHUNK = 4096  # pictures at a time when statistics are computed
-
-
-def prepare(settings: Settings, name: str) -> Path:
-    """The folder of the prepared dataset, made now if this is its first use. Raises DatasetMissing."""
-    datasets = settings.data_dir / "datasets"
-    folder = datasets / name
-    if (folder / "card.json").exists():
-        return folder
-    datasets.mkdir(parents=True, exist_ok=True)
-    with _alone(datasets / f".{name}.lock"):
-        if not (folder / "card.json").exists():
-            for half_done in datasets.glob(f".preparing-{name}-*"):
-                shutil.rmtree(half_done)
-            if folder.exists():  # without a card it is none of ours
-                shutil.rmtree(folder)
-            scratch = Path(mkdtemp(prefix=f".preparing-{name}-", dir=datasets))
-            write(_READERS[name](settings), name, scratch)
-            scratch.rename(folder)
-            _fsync(datasets)
-    return folder
+SCRATCH = ".preparing-"
+_CHUNK = 4096  # pictures at a time
 
 
-def write(source: Source, name: str, folder: Path) -> None:
-    """Writes the arrays and the card of a prepared dataset, durably."""
-    arrays = [source.train.images, source.train.labels, source.test.images, source.test.labels]
-    digest = hashlib.sha256()
-    for file, tensor in zip(FILES, arrays, strict=True):
-        array = np.ascontiguousarray(tensor.numpy())
-        digest.update(array.data)
-        np.save(folder / file, array)
-        _fsync(folder / file)
-    mean, std = _statistics(source.train)
+def prepare(settings: Settings, dataset: Dataset, watch: Watch) -> Card:
+    """Makes the folder of the prepared dataset, unless it is there already. Returns its card.
+
+    Raises DatasetMissing for a built-in one, and what `uploaded.prepare` raises.
+    """
+    folder = settings.data_dir / datasets.folder(dataset)
+    if dataset.form is None:
+        name = dataset.name
+        return _made_whole(folder, lambda scratch: write(catalogue.read(settings, name, watch), name, scratch, watch))
+    form = Form.model_validate(dataset.form)
+    archive = settings.data_dir / datasets.archive_path(dataset.id)
+    return _made_whole(folder, lambda scratch: uploaded.prepare(archive, form, scratch, settings, watch))
+
+
+def write(source: Source, name: str, folder: Path, watch: Watch) -> Card:
+    """Writes the arrays of what a reader gave, durably. Returns the card."""
     _, channels, height, width = source.train.images.shape
-    card = Card(
+    total = len(source.train) + len(source.test)
+    counts = []
+    with Writer(folder, (channels, height, width)) as writer:
+        for split in (source.train, source.test):
+            for start in range(0, len(split), _CHUNK):
+                stop = start + _CHUNK
+                writer.add(split.images[start:stop].numpy(), split.labels[start:stop].numpy())
+                watch("writing", writer.count, total)
+            counts.append(report.by_class(writer.end_split().tolist(), source.classes))
+    mean, std = writer.statistics()
+    return Card(
         name=name,
         classes=source.classes,
         channels=channels,
@@ -64,39 +58,34 @@ def write(source: Source, name: str, folder: Path) -> None:
         width=width,
         train_count=len(source.train),
         test_count=len(source.test),
+        train_counts=counts[0],
+        test_counts=counts[1],
         mean=mean,
         std=std,
-        sha256=digest.hexdigest(),
+        sha256=writer.sha256,
     )
-    (folder / "card.json").write_text(card.model_dump_json(indent=2))
-    _fsync(folder / "card.json")
 
 
-def _statistics(split: Split) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel, pixels scaled to 0..1."""
-    total = torch.zeros(split.images.shape[1], dtype=torch.float64)
-    squares = torch.zeros_like(total)
-    for chunk in torch.split(split.images, _CHUNK):
-        pixels = chunk.double() / 255
-        total += pixels.sum(dim=(0, 2, 3))
-        squares += pixels.square().sum(dim=(0, 2, 3))
-    count = split.images.numel() / split.images.shape[1]
-    mean = total / count
-    std = (squares / count - mean.square()).clamp_min(0).sqrt()
-    return mean.tolist(), std.tolist()
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """One process at a time; the kernel lets go of the lock when its holder dies."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _made_whole(folder: Path, make: Callable[[Path], Card]) -> Card:
+    """Has `make` fill a folder that then appears under its name. The dataset's lease keeps others away meanwhile;
+    one that lost its lease and does not know it yet finds its folder gone.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if (folder / CARD).exists():  # made by an attempt that died before it could say so
+        return Card.model_validate_json((folder / CARD).read_text())
+    for left_over in folder.parent.glob(f"{SCRATCH}{folder.name}-*"):
+        shutil.rmtree(left_over)
+    if folder.exists():  # without a card it is none of ours
+        shutil.rmtree(folder)
+    scratch = Path(mkdtemp(prefix=f"{SCRATCH}{folder.name}-", dir=folder.parent))
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        card = make(scratch)
+        (scratch / CARD).write_text(card.model_dump_json(indent=2))
+        fsync(scratch / CARD)
+        remember_contents(scratch)
+        scratch.rename(folder)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    fsync(folder.parent)
+    return card

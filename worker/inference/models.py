@@ -43,7 +43,7 @@ def _load(path: Path, sha256: str) -> Ready:
         channels=preprocessing.channels,
         height=preprocessing.height,
         width=preprocessing.width,
-        classes=len(metadata.classes),
+        outputs=metadata.outputs,
     )
     model.load_state_dict(loaded.weights)
     return Ready(model.eval(), metadata, sum(each.nbytes for each in loaded.weights.values()))

@@ -2,7 +2,7 @@
 
 import importlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from .errors import SchemaTooNew
 DATABASE_AWAY: Final = (OperationalError, InterfaceError)
 
 _BUSY_SECONDS = 30
+_INSIST_SECONDS = 60.0  # how long a database may be away before an attempt gives up
 _MIGRATION_LOCK = 0x65706F63  # any constant: PostgreSQL's advisory locks are named by numbers
 _log = structlog.get_logger()
 
@@ -72,6 +73,27 @@ def now(session: Session) -> datetime:
     if session.get_bind().dialect.name == "sqlite":
         return datetime.now(UTC)
     return session.execute(text("SELECT clock_timestamp()")).scalar_one()  # type: ignore[no-any-return]
+
+
+def insist(write: Callable[[], object]) -> None:
+    """Writes what must not get lost, again and again while the database is away (a restart, a lock held for long)."""
+    deadline = time.monotonic() + _INSIST_SECONDS
+    while True:
+        try:
+            write()
+        except DATABASE_AWAY:
+            if time.monotonic() > deadline:
+                raise
+            _log.exception("database_away")
+            time.sleep(1)
+        else:
+            return
+
+
+def one_at_a_time(session: Session, what: str) -> None:
+    """Until this transaction ends, no other one gets past here with the same text. On SQLite none gets that far."""
+    if session.get_bind().dialect.name != "sqlite":
+        session.execute(select(func.pg_advisory_xact_lock(func.hashtext(what))))
 
 
 def journal_mode(sqlite_version: tuple[int, int, int]) -> str:

@@ -8,6 +8,8 @@ import inspect
 import re
 from typing import ClassVar
 
+from .card import Card
+
 
 class EpochdError(Exception):
     """Something went wrong inside epochd."""
@@ -19,7 +21,8 @@ class EpochdError(Exception):
         super().__init__(self.detail)
 
     def __init_subclass__(cls) -> None:
-        cls.code = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+        if "code" not in cls.__dict__:
+            cls.code = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
 
 
 class Internal(EpochdError):
@@ -42,8 +45,46 @@ class CheckpointCorrupt(EpochdError):
     """The checkpoint's file is missing or its contents have changed since it was written."""
 
 
+class SpecRefused(EpochdError):
+    """The parts of the spec do not fit together."""
+
+    code: ClassVar[str] = "validation_error"
+
+    def __init__(self, detail: str | None = None, *, pointer: str = "#") -> None:
+        super().__init__(detail)
+        self.pointer = pointer  # to the field of the body that is at fault
+
+
 class DatasetMissing(EpochdError):
     """The dataset's files were not found."""
+
+
+class DatasetChanged(EpochdError):
+    """The dataset's files are no longer those that this job began with; delete the dataset and upload it anew."""
+
+
+class DatasetInvalid(EpochdError):
+    """The dataset cannot be trained on; its findings say why."""
+
+    def __init__(self, detail: str | None = None, *, card: Card | None = None) -> None:
+        super().__init__(detail)
+        self.card = card  # of what was found, where the pictures could be read
+
+
+class BadArchive(EpochdError):
+    """This is not an archive that can be read: send a zip, tar or tar.gz."""
+
+
+class ArchiveTooLarge(EpochdError):
+    """The archive holds more than this service accepts."""
+
+
+class UnsafePath(EpochdError):
+    """The archive holds a name that cannot be accepted."""
+
+
+class DiskFull(EpochdError):
+    """There is no space left in the data folder; delete datasets or jobs, or give it more."""
 
 
 class DeviceUnavailable(EpochdError):

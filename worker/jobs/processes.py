@@ -1,6 +1,8 @@
 """What a process may know and do about itself and its parent, and the exit codes of an attempt's process."""
 
 import ctypes
+import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -15,10 +17,27 @@ EXIT_UNFIT_PARENT: Final = 71  # forked from a process that must not fork; the j
 EXIT_STOPPED: Final = 75  # stopped by request; can go on (EX_TEMPFAIL)
 
 
+class Stopped(BaseException):
+    """An attempt was asked to stop; its worker knows why. Not an error, so no `except Exception` takes it."""
+
+
 def die_with_parent(how: signal.Signals = signal.SIGKILL) -> None:
     """Has the kernel send `how` to this process when the thread that started it ends (prctl(2)). Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, how)
+
+
+def limit_memory(extra_bytes: int) -> None:
+    """Has every allocation fail that would map more than this on top of what is mapped now. Linux only."""
+    if sys.platform == "linux":
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = pages * resource.getpagesize() + extra_bytes
+        resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+def cores() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def thread_count(pid: int | str) -> int:

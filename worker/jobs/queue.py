@@ -1,40 +1,41 @@
-"""The life of a job: each function here is one state change in one transaction.
+"""The life of a job: each function here is one state change in one transaction. See `leases.py` for claim and fence."""
 
-A claimed job carries the number of its attempt. Every later write of a worker names that number (the fence), so
-an attempt that lost its lease can change nothing any more.
-"""
-
-import re
-import secrets
-import time
 from collections.abc import Collection, Sequence
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import datetime
 
-from sqlalchemy import CursorResult, Select, Update, func, insert, select, update
+from sqlalchemy import Select, func, insert, select, update
 from sqlmodel import Session, col
 
+from . import datasets, leases, workers
 from .db import Database, now
 from .errors import Conflict, NotFound, StaleAttempt, WorkerLost
 from .failures import Failure
+from .ids import is_id, new_id
 from .spec import Spec
-from .tables import OWNED, SPENT, TERMINAL, Attempt, Job, Outcome, Status, Transition, Worker
-
-_ID = re.compile(r"[0-9a-f]{24}")
-
-
-def new_job_id() -> str:
-    """An opaque id that sorts by creation: nanoseconds since 1970, then randomness, in hexadecimal."""
-    return f"{time.time_ns():016x}{secrets.token_hex(4)}"
+from .tables import (
+    SPENT,
+    TERMINAL,
+    Attempt,
+    Dataset,
+    DatasetStatus,
+    Job,
+    Outcome,
+    Status,
+    Transition,
+)
 
 
 def enqueue(db: Database, spec: Spec) -> Job:
+    """Raises SpecRefused."""
     with db.write() as session:
+        dataset = datasets.for_job(session, spec)
+        pinned = spec.model_copy(update={"dataset": spec.dataset.model_copy(update={"version": dataset.version})})
         job = Job(
-            id=new_job_id(),
+            id=new_id(),
             name=spec.name,
             labels=spec.labels,
-            spec=spec.model_dump(mode="json"),
+            spec=pinned.model_dump(mode="json"),
+            dataset_id=dataset.id,
             created_at=now(session),
         )
         session.add(job)
@@ -63,36 +64,24 @@ def jobs(
     return found[:limit], len(found) > limit
 
 
-def has_queued(db: Database) -> bool:
+def has_waiting(db: Database) -> bool:
     with db.read() as session:
-        return session.execute(select(col(Job.id)).where(col(Job.status) == Status.QUEUED).limit(1)).first() is not None
+        return session.execute(_trainable().limit(1)).first() is not None
 
 
 def claim(db: Database, worker_id: str, lease_seconds: float) -> Job | None:
-    """Takes the oldest queued job, or returns None. Two workers never get the same attempt."""
-    oldest = (
-        select(col(Job.id))
-        .where(col(Job.status) == Status.QUEUED)
-        .order_by(col(Job.id))
-        .limit(1)
-        .with_for_update(skip_locked=True)  # PostgreSQL; on SQLite the IMMEDIATE transaction is alone anyway
-        .scalar_subquery()
-    )
+    """Takes the oldest queued job whose dataset is ready, or returns None. Two workers never get the same attempt."""
     with db.write() as session:
         at = now(session)
-        statement = (
-            update(Job)
-            .where(col(Job.id) == oldest, col(Job.status) == Status.QUEUED)
-            .values(
-                status=Status.RUNNING,
-                attempt=Job.attempt + 1,
-                worker_id=worker_id,
-                lease_expires_at=at + timedelta(seconds=lease_seconds),
-                started_at=func.coalesce(Job.started_at, at),
-            )
-            .returning(Job)
+        job = leases.claim(
+            session,
+            Job,
+            _trainable().order_by(col(Job.id)),
+            worker_id,
+            lease_seconds,
+            status=Status.RUNNING,
+            started_at=func.coalesce(Job.started_at, at),
         )
-        job: Job | None = session.execute(statement).scalar_one_or_none()
         if job is None:
             return None
         session.add(Attempt(job_id=job.id, number=job.attempt, worker_id=worker_id, started_at=at))
@@ -100,39 +89,25 @@ def claim(db: Database, worker_id: str, lease_seconds: float) -> Job | None:
         return job
 
 
-def register(db: Database, worker_id: str, host: str) -> None:
+def fail_hopeless(db: Database) -> list[str]:
+    """Fails the queued jobs whose dataset turned out to be invalid. Returns their ids."""
+    hopeless = (
+        select(Job, Dataset)
+        .join(Dataset, col(Job.dataset_id) == col(Dataset.id))
+        .where(col(Job.status) == Status.QUEUED, col(Dataset.status) == DatasetStatus.INVALID)
+        .with_for_update(skip_locked=True, of=Job)
+    )
     with db.write() as session:
-        at = now(session)
-        session.add(Worker(id=worker_id, host=host, started_at=at, heartbeat_at=at))
+        found = session.execute(hopeless).all()
+        for job, dataset in found:
+            job.status, job.finished_at, job.error = Status.FAILED, now(session), dataset.error
+            _note(session, job.id, Status.FAILED, "its dataset is invalid")
+        return [job.id for job, _ in found]
 
 
-def deregister(db: Database, worker_id: str) -> None:
+def renew(db: Database, worker_id: str, lease_seconds: float, job_ids: Collection[str]) -> None:
     with db.write() as session:
-        row = session.get(Worker, worker_id)
-        if row is not None:
-            session.delete(row)
-
-
-def heartbeat(db: Database, worker_id: str, lease_seconds: float, job_ids: Collection[str]) -> None:
-    """Says that the worker is alive and renews the leases of the jobs that it watches.
-
-    A job that is the worker's by its row but that it does not watch (a claim whose answer got lost) is left to expire.
-    """
-    with db.write() as session:
-        at = now(session)
-        session.execute(update(Worker).where(col(Worker.id) == worker_id).values(heartbeat_at=at))
-        session.execute(
-            update(Job)
-            .where(col(Job.worker_id) == worker_id, col(Job.id).in_(job_ids), col(Job.status).in_(OWNED))
-            .values(lease_expires_at=at + timedelta(seconds=lease_seconds))
-        )
-
-
-def seconds_since_heartbeat(db: Database) -> float | None:
-    """How long ago any worker was last heard; None when none is registered."""
-    with db.read() as session:
-        newest = session.execute(select(func.max(Worker.heartbeat_at))).scalar_one()
-        return (now(session) - newest).total_seconds() if newest else None
+        leases.renew(session, Job, worker_id, lease_seconds, job_ids)
 
 
 def owned(db: Database, worker_id: str) -> dict[str, tuple[int, Status]]:
@@ -177,39 +152,30 @@ def finish(
     """
     assert outcome is not Outcome.CANCELLED
     with db.write() as session:
-        owner = select(col(Job.status)).where(*_fence(job_id, attempt)).with_for_update()
+        owner = select(col(Job.status)).where(*leases.fence(Job, job_id, attempt)).with_for_update()
         return _end_attempt(session, owner, job_id, attempt, outcome, failure, max_attempts)
 
 
 def rescue(db: Database, *, max_attempts: int, dead_workers: Sequence[str] = ()) -> list[str]:
     """Takes jobs back from workers whose lease ran out, or that are known to be dead. Returns the job ids."""
     with db.write() as session:
-        expired = (col(Job.lease_expires_at) < now(session)) | col(Job.worker_id).in_(dead_workers)
-        lost = select(col(Job.id), col(Job.attempt)).where(col(Job.status).in_(OWNED), expired)
-        rescued = []
-        for job_id, attempt in session.execute(lost.with_for_update(skip_locked=True)).all():
-            owner = select(col(Job.status)).where(*_fence(job_id, attempt), expired)
+        lost = leases.lost(session, Job, dead_workers)
+        for job_id, attempt in lost:
+            owner = select(col(Job.status)).where(*leases.fence(Job, job_id, attempt))
             failure = Failure.of(WorkerLost())
             _end_attempt(session, owner, job_id, attempt, Outcome.WORKER_LOST, failure, max_attempts)
-            rescued.append(job_id)
-        for worker_id in dead_workers:
-            row = session.get(Worker, worker_id)
-            if row is not None:
-                session.delete(row)
-        return rescued
+        workers.forget(session, dead_workers)
+        return [job_id for job_id, _ in lost]
 
 
-def fenced(session: Session, job_id: str, attempt: int, **values: Any) -> None:
-    """Updates the job if this attempt still owns it. Raises StaleAttempt."""
-    statement: Update = update(Job).where(*_fence(job_id, attempt)).values(**values)
-    result = session.execute(statement)
-    assert isinstance(result, CursorResult)
-    if result.rowcount != 1:
-        raise StaleAttempt
-
-
-def _fence(job_id: str, attempt: int) -> tuple[Any, ...]:
-    return (col(Job.id) == job_id, col(Job.attempt) == attempt, col(Job.status).in_(OWNED))
+def _trainable() -> Select[str]:
+    """The ids of queued jobs whose dataset is ready."""
+    ready = col(Dataset.status) == DatasetStatus.READY
+    return (
+        select(col(Job.id))
+        .join(Dataset, col(Job.dataset_id) == col(Dataset.id))
+        .where(col(Job.status) == Status.QUEUED, ready)
+    )
 
 
 def _end_attempt(
@@ -234,8 +200,9 @@ def _end_attempt(
         .values(outcome=outcome, ended_at=at, error=error)
     )
     status = _next_status(session, job_id, Status(owned_status), outcome, max_attempts)
-    fenced(
+    leases.update_fenced(
         session,
+        Job,
         job_id,
         attempt,
         status=status,
@@ -265,8 +232,7 @@ def _next_status(session: Session, job_id: str, status: Status, outcome: Outcome
 
 
 def _get(session: Session, job_id: str, *, lock: bool = False) -> Job:
-    # PostgreSQL refuses some texts outright (NUL); what is no id of ours is asked of neither database.
-    job = session.get(Job, job_id, with_for_update=lock or None) if _ID.fullmatch(job_id) else None
+    job = session.get(Job, job_id, with_for_update=lock or None) if is_id(job_id) else None
     if job is None:
         raise NotFound("There is no job with this id.")
     return job

@@ -9,7 +9,7 @@ from sqlmodel import col
 
 from .db import Database, now
 from .errors import NotFound, NotReady
-from .queue import fenced
+from .leases import update_fenced
 from .tables import Attempt, Checkpoint, Epoch, Job, Phase, Status, Transition
 
 
@@ -18,11 +18,13 @@ class EpochResult:
     epoch: int  # from 1
     train_loss: float  # averages over samples
     test_loss: float
-    test_accuracy: float  # 0 to 1
     learning_rate: float
     samples_per_second: float  # of the training part
     train_seconds: float
     test_seconds: float
+    test_accuracy: float | None = None  # of classification: 0 to 1
+    test_mae: float | None = None  # of regression: mean absolute error, and the share of variance explained
+    test_r2: float | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Progress:
 
 def record_start(db: Database, job_id: str, attempt: int, provenance: dict[str, Any], resumed_from: int | None) -> None:
     with db.write() as session:
-        fenced(session, job_id, attempt, provenance=provenance)
+        update_fenced(session, Job, job_id, attempt, provenance=provenance)
         session.execute(
             update(Attempt)
             .where(col(Attempt.job_id) == job_id, col(Attempt.number) == attempt)
@@ -57,7 +59,7 @@ def record_start(db: Database, job_id: str, attempt: int, provenance: dict[str, 
 def record_first_batch(db: Database, job_id: str, attempt: int, progress: Progress) -> None:
     """The first progress of an attempt, and when it was made: the end of the wait that a user feels."""
     with db.write() as session:
-        fenced(session, job_id, attempt, **vars(progress))
+        update_fenced(session, Job, job_id, attempt, **vars(progress))
         session.execute(
             update(Attempt)
             .where(col(Attempt.job_id) == job_id, col(Attempt.number) == attempt)
@@ -67,7 +69,7 @@ def record_first_batch(db: Database, job_id: str, attempt: int, progress: Progre
 
 def record_progress(db: Database, job_id: str, attempt: int, progress: Progress) -> None:
     with db.write() as session:
-        fenced(session, job_id, attempt, **vars(progress))
+        update_fenced(session, Job, job_id, attempt, **vars(progress))
 
 
 def record_epoch(
@@ -75,7 +77,7 @@ def record_epoch(
 ) -> None:
     """Metrics, checkpoint row and progress in one transaction: after any crash they agree."""
     with db.write() as session:
-        fenced(session, job_id, attempt, **vars(progress), last_seq=Job.last_seq + 1)
+        update_fenced(session, Job, job_id, attempt, **vars(progress), last_seq=Job.last_seq + 1)
         # An attempt that goes on from an older checkpoint walks over later epochs again.
         for table in (Epoch, Checkpoint):
             session.execute(delete(table).where(col(table.job_id) == job_id, col(table.epoch) >= result.epoch))
@@ -120,7 +122,7 @@ class KeptCheckpoint:
 
     row: Checkpoint
     metrics: Epoch
-    is_best: bool  # the highest test accuracy; of equals, the earliest
+    is_best: bool  # the highest test accuracy, or the lowest test loss where there is none; of equals, the earliest
     is_last: bool
 
 
@@ -136,7 +138,7 @@ def checkpoints(db: Database, job_id: str) -> list[KeptCheckpoint]:
         rows = session.execute(query).all()
     if not rows:
         return []
-    best = max(rows, key=lambda row: (row[1].test_accuracy, -row[1].epoch))
+    best = max(rows, key=lambda row: (_goodness(row[1]), -row[1].epoch))
     return [KeptCheckpoint(row, metrics, row is best[0], row is rows[-1][0]) for row, metrics in rows]
 
 
@@ -168,10 +170,16 @@ def newest_succeeded(db: Database) -> str:
     return job_id
 
 
+def _goodness(epoch: Epoch) -> float:
+    if epoch.test_accuracy is not None:
+        return epoch.test_accuracy
+    return -math.inf if epoch.test_loss is None else -epoch.test_loss
+
+
 def _finite(result: EpochResult) -> dict[str, Any]:
-    """JSON and SQLite know no NaN: such a loss is stored as null, and `non_finite` says what it was."""
-    losses = {"train_loss": result.train_loss, "test_loss": result.test_loss}
-    odd = [str(value) for value in losses.values() if not math.isfinite(value)]
-    return {name: value if math.isfinite(value) else None for name, value in losses.items()} | {
-        "non_finite": odd[0] if odd else None
-    }
+    """JSON and SQLite know no NaN: such a number is stored as null, and `non_finite` says what it was."""
+    names = ("train_loss", "test_loss", "test_mae", "test_r2")
+    numbers = {name: value for name in names if (value := getattr(result, name)) is not None}
+    odd = [str(value) for value in numbers.values() if not math.isfinite(value)]
+    finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+    return finite | {"non_finite": odd[0] if odd else None}

@@ -37,7 +37,12 @@ class Settings(BaseSettings):
         Path("/usr/share/datasets"), description="Where Debian's dataset packages put their files"
     )
     max_pixels: int = Field(25_000_000, ge=1, description="Largest picture accepted, in pixels")
-    max_image_bytes: int = Field(20 * 2**20, ge=1, description="Largest body of a prediction request, in bytes")
+    max_image_bytes: int = Field(
+        20 * 2**20, ge=1, description="Largest body of a prediction request, and largest picture of a dataset, in bytes"
+    )
+    max_dataset_bytes: int = Field(2 * 2**30, ge=1, description="Largest upload of a dataset, in bytes")
+    max_unpacked_bytes: int = Field(10 * 2**30, ge=1, description="Most that an uploaded archive may hold, in bytes")
+    max_entries: int = Field(200_000, ge=1, description="Most files and folders that an uploaded archive may hold")
 
     @model_validator(mode="after")
     def _lease_outlives_heartbeat(self) -> "Settings":

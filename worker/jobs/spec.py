@@ -1,12 +1,14 @@
 """The spec: the request body of a job. `{}` is valid and means the tutorial's values."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from .texts import printable
 
 Text = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(printable)]
+NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]*$"
+Name = Annotated[str, Field(max_length=64, pattern=NAME_PATTERN)]
 
 
 class Part(BaseModel):
@@ -16,7 +18,8 @@ class Part(BaseModel):
 
 
 class Dataset(Part):
-    name: Literal["fashion-mnist"] = Field("fashion-mnist", description="Which pictures to train and test on")
+    name: Name = Field("fashion-mnist", description="Which pictures to train and test on; `GET /datasets` lists them")
+    version: int | None = Field(None, ge=1, lt=2**31, description="Unset: the newest; the job keeps which one that was")
 
 
 class MLP(Part):
@@ -31,10 +34,11 @@ class MLP(Part):
     )
 
 
-class CrossEntropy(Part):
-    """Cross entropy of raw logits against class indices."""
+class Loss(Part):
+    """`cross_entropy` of raw logits against class indices, for classification; `mse`, the squared error averaged over
+    all numbers of all pictures, for regression."""
 
-    name: Literal["cross_entropy"] = "cross_entropy"
+    name: Literal["cross_entropy", "mse"] = Field("cross_entropy", description="Which of the two")
 
 
 class SGD(Part):
@@ -57,7 +61,7 @@ class Spec(Part):
     )
     dataset: Dataset = Field(Dataset(), description="What to train on")
     model: MLP = Field(MLP(), description="The network")
-    loss: CrossEntropy = Field(CrossEntropy(), description="What training minimises")
+    loss: Loss = Field(Loss(), description="What training minimises")
     optimizer: SGD = Field(SGD(), description="How a gradient becomes a step")
     schedule: Constant = Field(Constant(), description="How the learning rate changes over epochs")
     batch_size: int = Field(64, ge=1, le=65_536, description="Pictures per step")

@@ -21,6 +21,14 @@ class Status(StrEnum):
     CANCELLED = "cancelled"  # stopped by request
 
 
+class DatasetStatus(StrEnum):
+    UPLOADED = "uploaded"  # waits for a worker to prepare it
+    PREPARING = "preparing"  # an attempt owns it
+    READY = "ready"  # can be trained on; never changes again
+    INVALID = "invalid"  # cannot be prepared
+    DELETED = "deleted"  # its files are gone; the row keeps the version's number from being used again
+
+
 OWNED = (Status.RUNNING, Status.CANCELLING)
 TERMINAL = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
 
@@ -76,6 +84,39 @@ def _job_id() -> Any:
     return Field(sa_column=Column(String(64), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True))
 
 
+class Dataset(SQLModel, table=True):
+    """One version of a dataset. Once ready it is immutable."""
+
+    __tablename__ = "datasets"
+    __table_args__ = (
+        CheckConstraint(_one_of("status", DatasetStatus), name="datasets_status_known"),
+        CheckConstraint("(worker_id IS NOT NULL) = (status = 'preparing')", name="datasets_worker_iff_preparing"),
+        CheckConstraint("(worker_id IS NULL) = (lease_expires_at IS NULL)", name="datasets_lease_iff_worker"),
+        CheckConstraint("status <> 'ready' OR card IS NOT NULL", name="datasets_card_if_ready"),
+        CheckConstraint("(status = 'invalid') = (error IS NOT NULL)", name="datasets_error_iff_invalid"),
+        Index("datasets_by_name", "name", "version", unique=True),
+        Index("datasets_by_status", "status", "id"),
+    )
+
+    id: str = Field(primary_key=True, max_length=64)
+    name: str = Field(max_length=64)
+    version: int  # from 1 within the name
+    form: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))  # null: built in
+    status: str = Field(default=DatasetStatus.UPLOADED, max_length=16)
+    created_at: datetime = _time(nullable=False)
+    finished_at: datetime | None = _time()  # when it became ready or invalid
+    attempt: int = 0  # the number of the current or last attempt to prepare it; the fence of every worker's write
+    lost: int = 0  # attempts that died
+    worker_id: str | None = Field(default=None, max_length=64)
+    lease_expires_at: datetime | None = _time()
+    step: str | None = Field(default=None, max_length=16)  # progress: what preparing is doing,
+    done: int = 0  # with so many files or pictures
+    total: int = 0
+    card: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))  # without findings,
+    findings: list[Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))  # which may be long
+    error: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+
+
 class Job(SQLModel, table=True):
     __tablename__ = "jobs"
     __table_args__ = (
@@ -87,12 +128,14 @@ class Job(SQLModel, table=True):
         CheckConstraint(f"(worker_id IS NOT NULL) = (status IN ({_OWNED_SQL}))", name="jobs_worker_iff_owned"),
         CheckConstraint("(worker_id IS NULL) = (lease_expires_at IS NULL)", name="jobs_lease_iff_worker"),
         Index("jobs_by_status", "status", "id"),
+        Index("jobs_by_dataset", "dataset_id"),
     )
 
     id: str = Field(primary_key=True, max_length=64)
     name: str | None = Field(default=None, max_length=100)
     labels: dict[str, str] = Field(sa_column=Column(JSON, nullable=False))
     spec: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    dataset_id: str | None = Field(default=None, foreign_key="datasets.id", max_length=64)  # the version it trains on
     status: str = Field(default=Status.QUEUED, max_length=16)
     phase: str | None = Field(default=None, max_length=16)
     created_at: datetime = _time(nullable=False)
@@ -152,7 +195,9 @@ class Epoch(SQLModel, table=True):
     recorded_at: datetime = _time(nullable=False)
     train_loss: float | None = None
     test_loss: float | None = None
-    test_accuracy: float
+    test_accuracy: float | None = None  # of classification
+    test_mae: float | None = None  # of regression: mean absolute error,
+    test_r2: float | None = None  # and the share of the variance that is explained
     learning_rate: float
     samples_per_second: float
     train_seconds: float

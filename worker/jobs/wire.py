@@ -5,7 +5,7 @@ A frame is two unsigned 32-bit lengths (network order), then the head as JSON, t
 
 import struct
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 LENGTHS = struct.Struct("!II")
 
@@ -25,9 +25,22 @@ class Guess(BaseModel):
     probability: float
 
 
-class Prediction(Guess):
+class ClassPrediction(Guess):
+    """What a network for classes says."""
+
     top: list[Guess]
     warnings: list[str] = []
+
+
+class NumberPrediction(BaseModel):
+    """What a network for numbers says (regression)."""
+
+    value: float | None = Field(description="The number; null when there are several, or when it is not finite")
+    values: dict[str, float | None] = Field(description="Each target's number by its name; null when not finite")
+    warnings: list[str] = []
+
+
+Prediction = ClassPrediction | NumberPrediction
 
 
 HELLO = 0  # the id of the frame that a predictor sends once, when it can answer; requests count from 1

@@ -10,10 +10,11 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import NoReturn
 
 import structlog
@@ -23,6 +24,16 @@ from worker.jobs.processes import EXIT_BROKEN, EXIT_UNFIT_PARENT, die_with_paren
 from worker.jobs.settings import Settings
 
 _PRELOAD = "worker.launchers.preload"
+
+
+def training_log(job_id: str, attempt: int) -> str:
+    """Where an attempt at a job logs, relative to the data folder."""
+    return f"jobs/{job_id}/attempt-{attempt}.log"
+
+
+def preparing_log(dataset_id: str, attempt: int) -> str:
+    """Where an attempt at a dataset logs, relative to the data folder."""
+    return f"datasets/{dataset_id}.attempt-{attempt}.log"
 
 
 class Running:
@@ -76,10 +87,15 @@ class LocalLauncher:
         if process.exitcode != 0:  # the forkserver passes over an ImportError in silence
             raise RuntimeError("the preloaded process could not import torch and the training engine")
 
-    def start(self, job_id: str, attempt: int) -> Running:
-        process = self._context.Process(
-            target=_attempt, args=(self._settings, job_id, attempt), name=f"epochd attempt {job_id}.{attempt}"
-        )
+    def train(self, job_id: str, attempt: int) -> Running:
+        return self._start(_train, job_id, attempt)
+
+    def prepare(self, dataset_id: str, attempt: int) -> Running:
+        return self._start(_prepare, dataset_id, attempt)
+
+    def _start(self, target: Callable[[Settings, str, int], NoReturn], row_id: str, attempt: int) -> Running:
+        name = f"epochd attempt {row_id}.{attempt}"
+        process = self._context.Process(target=target, args=(self._settings, row_id, attempt), name=name)
         process.start()
         return Running(process)
 
@@ -95,25 +111,37 @@ def _check_preloaded() -> None:
         raise SystemExit(1)
 
 
-def _attempt(settings: Settings, job_id: str, attempt: int) -> NoReturn:
-    """The whole life of an attempt's process. `os._exit` spares the seconds that torch takes to tear down."""
+def _train(settings: Settings, job_id: str, attempt: int) -> NoReturn:
     from worker.training import attempt as training  # already loaded: forked from the preloaded process
 
+    structlog.contextvars.bind_contextvars(job=job_id, attempt=attempt)
+    _live(training.run, settings, job_id, attempt, settings.data_dir / training_log(job_id, attempt))
+
+
+def _prepare(settings: Settings, dataset_id: str, attempt: int) -> NoReturn:
+    from worker.datasets import preparation
+
+    structlog.contextvars.bind_contextvars(dataset=dataset_id, attempt=attempt)
+    _live(preparation.run, settings, dataset_id, attempt, settings.data_dir / preparing_log(dataset_id, attempt))
+
+
+def _live(
+    run: Callable[[Settings, str, int], int], settings: Settings, row_id: str, attempt: int, log: Path
+) -> NoReturn:
+    """The whole life of an attempt's process. `os._exit` spares the seconds that torch takes to tear down."""
     parent_threads = thread_count(os.getppid())
     os.setsid()
     die_with_parent()
-    folder = settings.data_dir / "jobs" / job_id
-    folder.mkdir(parents=True, exist_ok=True)
-    log = os.open(folder / f"attempt-{attempt}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(log, sys.stdout.fileno())
-    os.dup2(log, sys.stderr.fileno())
+    log.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(descriptor, sys.stdout.fileno())
+    os.dup2(descriptor, sys.stderr.fileno())
     faulthandler.enable()
     logs.configure("attempt")
-    structlog.contextvars.bind_contextvars(job=job_id, attempt=attempt)
     code = EXIT_BROKEN
     try:
         if parent_threads == 1:
-            code = training.run(settings, job_id, attempt)
+            code = run(settings, row_id, attempt)
         else:  # this attempt could hang
             structlog.get_logger().error("preloaded_process_has_threads", threads=parent_threads)
             code = EXIT_UNFIT_PARENT

@@ -36,10 +36,16 @@ class Metadata(BaseModel):
     job: str
     epoch: int
     spec: Spec
-    classes: list[str]
+    classes: list[str]  # empty for regression
+    targets: list[str] = []  # names of the numbers; empty for classification
     preprocessing: Preprocessing
     dataset_sha256: str
     metrics: dict[str, float | None]
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers the network gives for a picture."""
+        return len(self.classes) or len(self.targets)
 
 
 @dataclass(frozen=True)

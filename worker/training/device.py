@@ -1,11 +1,11 @@
 """Where an attempt computes, and with how many threads."""
 
-import os
 import platform
 
 import torch
 
 from worker.jobs.errors import DeviceUnavailable
+from worker.jobs.processes import cores
 
 
 def choose(wanted: str) -> torch.device:
@@ -29,5 +29,4 @@ def name(device: torch.device) -> str:
 
 def threads_for(slots: int) -> int:
     """The cores that a job may use when `slots` jobs share the machine; they are part of a result's bits."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // slots)
+    return max(1, cores() // slots)

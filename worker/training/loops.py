@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .scores import Scores
+
 Batch = tuple[Tensor, Tensor]
 LossFn = Callable[[Tensor, Tensor], Tensor]
 
@@ -33,13 +35,13 @@ def train_loop(dataloader: Iterable[Batch], model: nn.Module, loss_fn: LossFn, o
 
 
 @torch.no_grad()
-def test_loop(dataloader: Iterable[Batch], model: nn.Module, loss_fn: LossFn) -> tuple[float, float]:
-    """One pass over the test pictures. Returns the loss averaged over samples, and the accuracy (0 to 1)."""
+def test_loop(dataloader: Iterable[Batch], model: nn.Module, loss_fn: LossFn, scores: Scores) -> float:
+    """One pass over the test pictures, which `scores` sees too. Returns the loss averaged over samples."""
     model.eval()
-    total_loss, correct, samples = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.int64), 0
+    total_loss, samples = torch.zeros((), dtype=torch.float64), 0
     for X, y in dataloader:
         pred = model(X)
         total_loss = total_loss + loss_fn(pred, y) * len(X)
-        correct = correct + (pred.argmax(1) == y).sum()
+        scores.update(pred, y)
         samples += len(X)
-    return float(total_loss) / samples, int(correct) / samples
+    return float(total_loss) / samples

@@ -4,13 +4,13 @@ from collections.abc import Iterable
 
 from torch import nn, optim
 
-from worker.jobs.spec import SGD, CrossEntropy
+from worker.jobs.spec import SGD, Loss
 
 from .loops import LossFn
 
 
-def loss_function(loss: CrossEntropy) -> LossFn:
-    losses = {"cross_entropy": nn.CrossEntropyLoss()}
+def loss_function(loss: Loss) -> LossFn:
+    losses: dict[str, LossFn] = {"cross_entropy": nn.CrossEntropyLoss(), "mse": nn.MSELoss()}
     return losses[loss.name]
 
 

@@ -10,6 +10,7 @@ import structlog
 
 from worker.jobs import records
 from worker.jobs.db import DATABASE_AWAY, Database
+from worker.jobs.processes import Stopped
 from worker.jobs.records import Progress
 from worker.jobs.tables import Phase
 
@@ -17,10 +18,6 @@ from .loops import Batch
 
 _REPORT_SECONDS = 1.0
 _log = structlog.get_logger()
-
-
-class Stopped(BaseException):
-    """The attempt was asked to stop; its worker knows why. Not an error, so no `except Exception` takes it."""
 
 
 class Dataloader(Iterable[Batch], Sized, Protocol):

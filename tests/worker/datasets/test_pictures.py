@@ -96,7 +96,9 @@ def test_a_wide_picture_is_scaled_to_cover_and_cut_to_its_centre() -> None:
     assert tall[:, 1:-1].min() == 255
 
 
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 500), (500, 1), (27, 29), (3024, 4032)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(1, 1), (1, 500), (500, 1), (27, 29), (3024, 4032), (1, 100_000), (100_000, 1)]
+)
 def test_any_size_fits(height: int, width: int) -> None:
     assert fit(torch.zeros(3, height, width, dtype=torch.uint8), 28, 28).shape == (3, 28, 28)
 

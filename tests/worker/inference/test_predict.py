@@ -1,9 +1,12 @@
 import io
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from tests.tiny import prepare_tiny
 from worker.datasets.pictures import Preprocessing
@@ -12,6 +15,7 @@ from worker.inference.predict import predict
 from worker.jobs.errors import BadImage, CheckpointCorrupt
 from worker.jobs.records import SavedCheckpoint
 from worker.jobs.spec import MLP, Spec
+from worker.jobs.wire import ClassPrediction, NumberPrediction
 from worker.networks.build import build
 from worker.training import checkpoints
 from worker.training.checkpoints import Metadata
@@ -19,16 +23,23 @@ from worker.training.checkpoints import Metadata
 CLASSES = [f"class {index}" for index in range(10)]
 
 
-def save(data_dir: Path, seed: int) -> SavedCheckpoint:
+def save(data_dir: Path, seed: int, classes: Sequence[str] = CLASSES, targets: Sequence[str] = ()) -> SavedCheckpoint:
     """A checkpoint of an untrained network with dropout, which only `eval()` makes repeatable."""
     torch.manual_seed(seed)
     spec = Spec(model=MLP(hidden=[8], dropout=0.5))
-    model = build(spec.model, channels=1, height=28, width=28, classes=10)
+    model = build(spec.model, channels=1, height=28, width=28, outputs=len(classes) or len(targets))
+    return save_network(data_dir, seed, spec, model, classes, targets)
+
+
+def save_network(
+    data_dir: Path, number: int, spec: Spec, model: nn.Module, classes: Sequence[str], targets: Sequence[str]
+) -> SavedCheckpoint:
     metadata = Metadata(
-        job=f"{seed:024x}",
+        job=f"{number:024x}",
         epoch=1,
         spec=spec,
-        classes=CLASSES,
+        classes=list(classes),
+        targets=list(targets),
         preprocessing=Preprocessing(channels=1, height=28, width=28, mean=[0.3], std=[0.4]),
         dataset_sha256="",
         metrics={},
@@ -49,6 +60,7 @@ def test_an_uploaded_test_picture_gets_the_test_loops_own_probabilities(tmp_path
     expected = ready.model(ready.metadata.preprocessing.normalise(images)).softmax(1)
     for image, row in zip(images, expected, strict=True):
         answer = predict(ready, png(image[0]), 10, max_pixels=10_000)
+        assert isinstance(answer, ClassPrediction)
         assert [guess.probability for guess in answer.top] == pytest.approx(sorted(row.tolist(), reverse=True))
         assert answer.class_index == int(row.argmax())
         assert answer.label == CLASSES[answer.class_index]
@@ -59,10 +71,42 @@ def test_top_k_is_cut_to_the_number_of_classes(tmp_path: Path) -> None:
     saved = save(tmp_path, 0)
     ready = Models(tmp_path, 2**30).get(saved.path, saved.sha256)
     picture = png(torch.zeros(28, 28, dtype=torch.uint8))
-    assert len(predict(ready, picture, 3, max_pixels=10_000).top) == 3
-    whole = predict(ready, picture, 1000, max_pixels=10_000)
+    three, whole = (predict(ready, picture, top_k, max_pixels=10_000) for top_k in (3, 1000))
+    assert isinstance(three, ClassPrediction)
+    assert isinstance(whole, ClassPrediction)
+    assert len(three.top) == 3
     assert len(whole.top) == 10
     assert sum(guess.probability for guess in whole.top) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("targets", [["ink"], ["ink", "width", "height"]])
+def test_a_network_for_numbers_answers_with_the_test_loops_own_numbers(tmp_path: Path, targets: list[str]) -> None:
+    saved = save(tmp_path, 0, classes=[], targets=targets)
+    ready = Models(tmp_path, 2**30).get(saved.path, saved.sha256)
+    images = prepare_tiny(tmp_path).test.images[:5]
+    expected = ready.model(ready.metadata.preprocessing.normalise(images))
+    for image, row in zip(images, expected, strict=True):
+        answer = predict(ready, png(image[0]), 10, max_pixels=10_000)
+        assert isinstance(answer, NumberPrediction)
+        assert answer.values == pytest.approx(dict(zip(targets, row.tolist(), strict=True)), rel=1e-4, abs=1e-6)
+        assert answer.value == (answer.values["ink"] if len(targets) == 1 else None)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("targets", [["ink"], ["ink", "width"]])
+def test_a_number_that_is_not_finite_is_null(tmp_path: Path, number: float, targets: list[str]) -> None:
+    spec = Spec(model=MLP(hidden=[]))
+    model = build(spec.model, channels=1, height=28, width=28, outputs=len(targets))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        list(model.parameters())[-1][0] = number  # the bias of the first target
+    saved = save_network(tmp_path, 0, spec, model, [], targets)
+    ready = Models(tmp_path, 2**30).get(saved.path, saved.sha256)
+    answer = predict(ready, png(torch.zeros(28, 28, dtype=torch.uint8)), 1, max_pixels=10_000)
+    assert isinstance(answer, NumberPrediction)
+    assert answer.values == {name: None if name == "ink" else 0.0 for name in targets}
+    assert answer.value is None
 
 
 def test_a_hostile_picture_is_refused(tmp_path: Path) -> None:

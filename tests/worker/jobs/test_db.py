@@ -10,22 +10,26 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DatabaseError
 from sqlmodel import SQLModel
 
+import worker.jobs
 from tests.postgres import Server
-from tests.worker.jobs.making import BACKENDS, running
+from tests.worker.jobs.making import BACKENDS, make_ready, running
+from worker.jobs import datasets, queue, records
 from worker.jobs import db as db_module
-from worker.jobs import queue
 from worker.jobs.db import Database, journal_mode
 from worker.jobs.errors import SchemaTooNew
 from worker.jobs.spec import Spec
 from worker.jobs.tables import Job
 
+OLD = "1" * 24  # a job
 _MIGRATE_EACH_LINE = """
 import sys
 from worker.jobs.db import Database
@@ -266,6 +270,40 @@ def _constraints(db: Database) -> dict[str, list[str]]:
             table: sorted(map(repr, [*schema.get_check_constraints(table), *schema.get_foreign_keys(table)]))
             for table in SQLModel.metadata.tables
         }
+
+
+def test_a_database_of_before_there_were_datasets_keeps_its_jobs(empty_url: str) -> None:
+    db = Database(empty_url)
+    config = Config()
+    config.set_main_option("script_location", str(Path(worker.jobs.__file__).parent / "migrations"))
+    at = "'2026-01-01 00:00:00.000000'"
+    with db.write() as session:
+        config.attributes["connection"] = session.connection()
+        command.upgrade(config, "0001")
+        for statement in (
+            (
+                "INSERT INTO jobs (id, labels, spec, status, created_at, attempt, last_seq, epoch, batch, batches) "
+                f"VALUES ('{OLD}', '{{}}', '{{}}', 'queued', {at}, 1, 1, 0, 0, 0)"
+            ),
+            f"INSERT INTO attempts (job_id, number, worker_id, started_at) VALUES ('{OLD}', 1, 'worker-1', {at})",
+            (
+                "INSERT INTO epochs (job_id, epoch, seq, attempt, recorded_at, test_accuracy, learning_rate, "
+                f"samples_per_second, train_seconds, test_seconds) VALUES ('{OLD}', 1, 1, 1, {at}, 0.5, 0.1, 1, 1, 1)"
+            ),
+        ):
+            session.execute(text(statement))
+    db.migrate()
+    (dataset,) = datasets.newest(db)
+    assert (dataset.name, dataset.version, dataset.status) == ("fashion-mnist", 1, "uploaded")
+    assert queue.get(db, OLD).dataset_id == dataset.id
+    assert len(records.attempts(db, OLD)) == 1
+    assert [row.test_accuracy for row in records.epochs(db, OLD)] == [0.5]
+    assert queue.claim(db, "worker-1", 60) is None
+    make_ready(db)
+    job = queue.claim(db, "worker-1", 60)
+    assert job is not None
+    assert job.id == OLD
+    db.close()
 
 
 def test_a_database_of_a_newer_epochd_is_left_alone(empty_url: str) -> None:

@@ -24,11 +24,12 @@ from tests.worker.jobs.making import (
     progress,
     running,
 )
-from worker.jobs import queue, records
+from worker.jobs import datasets, queue, records, workers
 from worker.jobs.db import Database
 from worker.jobs.errors import Conflict, NotFound, StaleAttempt
 from worker.jobs.failures import Failure
-from worker.jobs.spec import Spec
+from worker.jobs.ids import new_id
+from worker.jobs.spec import Dataset, Spec
 from worker.jobs.tables import OWNED, SPENT, TERMINAL, Job, Outcome, Phase, Status, Worker
 
 # What an attempt's end makes of its job, by the status the job had; max_attempts is 3 and this is its first.
@@ -58,8 +59,9 @@ def _outcomes(db: Database, job_id: str) -> list[str | None]:
 
 def _queue_many(db: Database, count: int) -> list[str]:
     """Queues jobs in one transaction."""
+    (dataset_id,) = [dataset.id for dataset in datasets.newest(db)]
     jobs = [
-        Job(id=queue.new_job_id(), labels={}, spec=Spec().model_dump(), created_at=datetime.now(UTC))
+        Job(id=new_id(), labels={}, spec=Spec().model_dump(), dataset_id=dataset_id, created_at=datetime.now(UTC))
         for _ in range(count)
     ]
     with db.write() as session:
@@ -80,7 +82,7 @@ def _in_threads(count: int, work: Callable[[int], None]) -> None:
 
 
 def test_ids_sort_by_creation() -> None:
-    ids = [queue.new_job_id() for _ in range(1000)]
+    ids = [new_id() for _ in range(1000)]
     assert ids == sorted(set(ids))
     assert all(re.fullmatch("[0-9a-f]{24}", each) for each in ids)
 
@@ -90,7 +92,7 @@ def test_a_queued_job_keeps_its_spec_whole(db: Database) -> None:
     before = datetime.now(UTC)
     job = queue.enqueue(db, spec)
     found = queue.get(db, job.id)
-    assert Spec.model_validate(found.spec) == spec
+    assert Spec.model_validate(found.spec) == spec.model_copy(update={"dataset": Dataset(version=1)})
     assert (found.name, found.labels) == ("shoes ☃", {"team": "a"})
     assert (found.status, found.attempt, found.last_seq) == (Status.QUEUED, 0, 0)
     assert (found.started_at, found.finished_at, found.error) == (None, None, None)
@@ -116,7 +118,7 @@ def test_a_job_that_was_given_back_keeps_its_place(db: Database) -> None:
 def test_a_claimed_job_is_not_claimed_twice(db: Database) -> None:
     running(db, "worker-1")
     assert queue.claim(db, "worker-2", LEASE_SECONDS) is None
-    assert not queue.has_queued(db)
+    assert not queue.has_waiting(db)
 
 
 @pytest.mark.parametrize("status", [status for status in Status if status is not Status.QUEUED])
@@ -129,7 +131,7 @@ def test_only_queued_jobs_are_claimed(db: Database, status: Status) -> None:
 
 def test_a_claim_says_who_owns_the_job_and_until_when(db: Database) -> None:
     queue.enqueue(db, Spec())
-    assert queue.has_queued(db)
+    assert queue.has_waiting(db)
     before = datetime.now(UTC)
     job = claim(db, "worker-1", 60)
     assert queue.get(db, job.id) == job
@@ -298,8 +300,8 @@ def test_a_job_is_rescued_when_its_lease_has_run_out(db: Database) -> None:
 
 
 def test_a_job_of_a_dead_worker_is_rescued_before_its_lease_runs_out(db: Database) -> None:
-    queue.register(db, "dead", "host-1")
-    queue.register(db, "alive", "host-1")
+    workers.register(db, "dead", "host-1")
+    workers.register(db, "alive", "host-1")
     lost, kept = running(db, "dead"), running(db, "alive")
     assert queue.rescue(db, max_attempts=3, dead_workers=["dead", "never heard of"]) == [lost.id]
     assert queue.get(db, lost.id).status == Status.QUEUED
@@ -348,11 +350,11 @@ def test_many_jobs_are_rescued_at_once_and_each_only_once(db: Database) -> None:
 
 
 def test_a_heartbeat_extends_the_leases_of_its_worker_only(db: Database) -> None:
-    queue.register(db, "worker-1", "host-1")
+    workers.register(db, "worker-1", "host-1")
     mine, cancelling = (running(db, "worker-1", EXPIRED) for _ in range(2))
     queue.cancel(db, cancelling.id)
     other = running(db, "worker-2", EXPIRED)
-    queue.heartbeat(db, "worker-1", LEASE_SECONDS, [mine.id, cancelling.id, other.id])
+    queue.renew(db, "worker-1", LEASE_SECONDS, [mine.id, cancelling.id, other.id])
     assert queue.rescue(db, max_attempts=3) == [other.id]
     assert queue.owned(db, "worker-1") == {mine.id: (1, Status.RUNNING), cancelling.id: (1, Status.CANCELLING)}
     renewed = queue.get(db, mine.id).lease_expires_at
@@ -363,7 +365,7 @@ def test_a_heartbeat_extends_the_leases_of_its_worker_only(db: Database) -> None
 def test_a_job_that_its_worker_does_not_watch_is_left_to_expire(db: Database) -> None:
     """A claim whose answer got lost: the row says it is the worker's, and the worker never heard of it."""
     job = running(db, "worker-1", EXPIRED)
-    queue.heartbeat(db, "worker-1", LEASE_SECONDS, [])
+    queue.renew(db, "worker-1", LEASE_SECONDS, [])
     assert queue.rescue(db, max_attempts=3) == [job.id]
 
 
@@ -371,33 +373,33 @@ def test_a_heartbeat_gives_no_lease_to_a_job_that_was_taken_away(db: Database) -
     job = running(db, "worker-1", EXPIRED)
     queue.rescue(db, max_attempts=3)
     before = everything(db)
-    queue.heartbeat(db, "worker-1", LEASE_SECONDS, [job.id])
+    queue.renew(db, "worker-1", LEASE_SECONDS, [job.id])
     assert everything(db) == before
 
 
 def test_the_newest_heartbeat_of_all_workers_counts(db: Database) -> None:
-    assert queue.seconds_since_heartbeat(db) is None
+    assert workers.seconds_since_heartbeat(db) is None
     for number in (1, 2):
-        queue.register(db, f"worker-{number}", "host-1")
+        workers.register(db, f"worker-{number}", "host-1")
     with db.write() as session:
         for number, age in ((1, 100), (2, 40)):
             worker = session.get(Worker, f"worker-{number}")
             assert worker is not None
             worker.heartbeat_at -= timedelta(seconds=age)
-    age_before = queue.seconds_since_heartbeat(db)
+    age_before = workers.seconds_since_heartbeat(db)
     assert age_before is not None
     assert 39 < age_before < 60
-    queue.heartbeat(db, "worker-1", LEASE_SECONDS, [])
-    age_after = queue.seconds_since_heartbeat(db)
+    workers.heartbeat(db, "worker-1")
+    age_after = workers.seconds_since_heartbeat(db)
     assert age_after is not None
     assert -1 < age_after < 20
 
 
 def test_a_worker_that_leaves_is_forgotten(db: Database) -> None:
-    queue.register(db, "worker-1", "host-1")
-    queue.deregister(db, "worker-1")
-    queue.deregister(db, "worker-1")
-    assert queue.seconds_since_heartbeat(db) is None
+    workers.register(db, "worker-1", "host-1")
+    workers.deregister(db, "worker-1")
+    workers.deregister(db, "worker-1")
+    assert workers.seconds_since_heartbeat(db) is None
 
 
 @pytest.mark.parametrize(

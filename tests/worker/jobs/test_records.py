@@ -21,7 +21,7 @@ from tests.worker.jobs.making import (
     running,
     saved,
 )
-from worker.jobs import queue, records
+from worker.jobs import queue, records, workers
 from worker.jobs.db import Database
 from worker.jobs.errors import NotFound, NotReady, StaleAttempt
 from worker.jobs.spec import Spec
@@ -286,7 +286,7 @@ def test_without_a_job_that_succeeded_no_job_answers(db: Database) -> None:
 def test_times_are_aware_and_in_utc(db: Database) -> None:
     job = running(db)
     record(db, job, 1)
-    queue.register(db, "worker-1", "host-1")
+    workers.register(db, "worker-1", "host-1")
     (row,) = records.epochs(db, job.id)
     now = queue.get(db, job.id)
     times: list[Any] = [now.created_at, now.started_at, now.lease_expires_at, row.recorded_at]

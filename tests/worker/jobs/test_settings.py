@@ -41,6 +41,9 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         "system_datasets_dir": "/datasets",
         "max_pixels": "1000",
         "max_image_bytes": "2000",
+        "max_dataset_bytes": "3000",
+        "max_unpacked_bytes": "4000",
+        "max_entries": "5000",
     }
     for name, value in given.items():
         monkeypatch.setenv(f"EPOCHD_{name.upper()}", value)

@@ -14,7 +14,7 @@ from worker.jobs.spec import Spec
 DEFAULTS = {
     "name": None,
     "labels": {},
-    "dataset": {"name": "fashion-mnist"},
+    "dataset": {"name": "fashion-mnist", "version": None},
     "model": {"name": "mlp", "hidden": [512, 512], "dropout": 0.0},
     "loss": {"name": "cross_entropy"},
     "optimizer": {"name": "sgd", "lr": 0.001},
@@ -156,7 +156,13 @@ def test_integers_have_bounds(path: str, lowest: int, highest: int) -> None:
         ("name", ["a", "a" * 100, None], ["", "a" * 101, 1]),
         ("labels", [{}, {"a": "b"}, {str(each): "x" for each in range(32)}], [{str(each): "x" for each in range(33)}]),
         ("labels", [{"k" * 100: "v" * 100}], [{"k" * 101: "v"}, {"k": "v" * 101}, {"": "v"}, {"k": ""}, {"k": 1}]),
-        ("dataset.name", ["fashion-mnist"], ["mnist", "../fashion-mnist", "FASHION-MNIST"]),
+        (
+            "dataset.name",
+            ["mnist", "shoes", "0", "a.b_c-d", "a" * 64],
+            ["", "../shoes", "a/b", "SHOES", ".a", "-a", "a b", "a\n", "a\0", "a" * 65, "schuhe-größe"],
+        ),
+        ("dataset.version", [None, 1, 2**31 - 1], [0, -1, 2**31, "1", 1.0]),
+        ("loss.name", ["cross_entropy", "mse"], ["", "MSE", "nll", None]),
     ],
 )
 def test_fields_have_bounds(path: str, accepted: list[object], refused: list[object]) -> None:

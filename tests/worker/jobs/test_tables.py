@@ -26,6 +26,14 @@ VIOLATIONS = {
         "UPDATE jobs SET status = 'cancelling'",
     ],
     "jobs_lease_iff_worker": [f"UPDATE jobs SET lease_expires_at = {_TIME}"],
+    "datasets_status_known": ["UPDATE datasets SET status = 'done'"],
+    "datasets_worker_iff_preparing": [
+        f"UPDATE datasets SET worker_id = 'worker-1', lease_expires_at = {_TIME}",
+        "UPDATE datasets SET status = 'preparing'",
+    ],
+    "datasets_lease_iff_worker": [f"UPDATE datasets SET lease_expires_at = {_TIME}"],
+    "datasets_card_if_ready": ["UPDATE datasets SET card = NULL"],
+    "datasets_error_iff_invalid": ["UPDATE datasets SET status = 'invalid'"],
     "attempts_outcome_known": [f"UPDATE attempts SET outcome = 'bored', ended_at = {_TIME}"],
     "attempts_ended_at_iff_outcome": [
         f"UPDATE attempts SET ended_at = {_TIME}",

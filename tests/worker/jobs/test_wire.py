@@ -1,7 +1,9 @@
 """Frames between the service and the predictor."""
 
+import pytest
+
 from worker.jobs import wire
-from worker.jobs.wire import LENGTHS, Guess, PredictAnswer, Prediction, PredictRequest
+from worker.jobs.wire import LENGTHS, ClassPrediction, Guess, NumberPrediction, PredictAnswer, PredictRequest
 
 
 def test_a_frame_is_two_lengths_a_head_and_a_body() -> None:
@@ -16,9 +18,18 @@ def test_a_frame_is_two_lengths_a_head_and_a_body() -> None:
     assert frame[LENGTHS.size + head_bytes :] == body
 
 
-def test_an_answer_without_a_body_ends_with_its_head() -> None:
-    guess = Guess(class_index=9, label="Ankle boot", probability=0.1 + 0.2)
-    prediction = Prediction(**guess.model_dump(), top=[guess], warnings=["small"])
+GUESS = Guess(class_index=9, label="Ankle boot", probability=0.1 + 0.2)
+
+
+@pytest.mark.parametrize(
+    "prediction",
+    [
+        ClassPrediction(**GUESS.model_dump(), top=[GUESS], warnings=["small"]),
+        NumberPrediction(value=0.1 + 0.2, values={"ink": 0.1 + 0.2}),
+        NumberPrediction(value=None, values={"x": 1.5, "y": None}),
+    ],
+)
+def test_an_answer_without_a_body_ends_with_its_head(prediction: ClassPrediction | NumberPrediction) -> None:
     frame = wire.pack(PredictAnswer(id=1, prediction=prediction))
     head_bytes, body_bytes = LENGTHS.unpack(frame[: LENGTHS.size])
     assert (body_bytes, len(frame)) == (0, LENGTHS.size + head_bytes)

@@ -7,7 +7,7 @@ from worker.networks.build import build
 
 def test_the_default_network_is_the_tutorials() -> None:
     torch.manual_seed(0)
-    ours = build(MLP(), channels=1, height=28, width=28, classes=10)
+    ours = build(MLP(), channels=1, height=28, width=28, outputs=10)
     torch.manual_seed(0)
     stack = [nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10)]
     theirs = nn.Sequential(nn.Flatten(), *stack)
@@ -17,7 +17,7 @@ def test_the_default_network_is_the_tutorials() -> None:
 
 
 def test_dropout_follows_every_hidden_layer_and_sleeps_in_eval() -> None:
-    network = build(MLP(hidden=[8, 8], dropout=0.5), channels=3, height=2, width=2, classes=2)
+    network = build(MLP(hidden=[8, 8], dropout=0.5), channels=3, height=2, width=2, outputs=2)
     assert [type(layer).__name__ for layer in network.children()] == [
         *("Flatten", "Linear", "ReLU", "Dropout", "Linear", "ReLU", "Dropout", "Linear")
     ]
@@ -27,5 +27,5 @@ def test_dropout_follows_every_hidden_layer_and_sleeps_in_eval() -> None:
 
 
 def test_no_hidden_layer_is_a_linear_classifier() -> None:
-    network = build(MLP(hidden=[]), channels=1, height=2, width=2, classes=3)
+    network = build(MLP(hidden=[]), channels=1, height=2, width=2, outputs=3)
     assert [type(layer).__name__ for layer in network.children()] == ["Flatten", "Linear"]

@@ -1,21 +1,27 @@
 import json
+import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from sqlalchemy import text
 
-from tests.tiny import prepare_tiny
-from worker.jobs import queue, records
+from tests.tiny import prepare_tiny, ready_tiny
+from tests.worker.jobs import making
+from tests.worker.jobs.making import make_ready
+from worker.datasets.arrays import Writer
+from worker.datasets.opening import CARD
+from worker.jobs import datasets, queue, records
 from worker.jobs.db import Database
-from worker.jobs.processes import EXIT_DONE, EXIT_STALE, EXIT_STOPPED
+from worker.jobs.processes import EXIT_DONE, EXIT_STALE, EXIT_STOPPED, Stopped
 from worker.jobs.settings import Settings
 from worker.jobs.spec import MLP, Spec
 from worker.jobs.tables import Job, Outcome, Status
 from worker.training import attempt as training
 from worker.training import checkpoints, progress
-from worker.training.progress import Stopped
 
 SPEC = Spec(model=MLP(hidden=[16], dropout=0.25), epochs=4)
 Run = Callable[..., tuple[int, Job]]
@@ -71,7 +77,7 @@ def stop_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_attempt_trains_records_and_settles_its_job(settings: Settings, db: Database, run: Run) -> None:
-    prepared = prepare_tiny(settings.data_dir)
+    prepared = ready_tiny(db, settings.data_dir)
     queue.enqueue(db, SPEC)
     code, job = run()
     assert (code, job.status) == (EXIT_DONE, Status.SUCCEEDED)
@@ -90,7 +96,7 @@ def test_an_attempt_trains_records_and_settles_its_job(settings: Settings, db: D
 def test_the_same_spec_twice_gives_the_same_bits_and_another_seed_others(
     settings: Settings, db: Database, run: Run
 ) -> None:
-    prepare_tiny(settings.data_dir)
+    ready_tiny(db, settings.data_dir)
     found = []
     for seed in (0, 0, 1):
         queue.enqueue(db, SPEC.model_copy(update={"seed": seed}))
@@ -103,7 +109,7 @@ def test_the_same_spec_twice_gives_the_same_bits_and_another_seed_others(
 def test_a_stopped_attempt_goes_on_from_its_last_checkpoint_to_the_same_bits(
     settings: Settings, db: Database, run: Run, monkeypatch: pytest.MonkeyPatch, batches: int
 ) -> None:
-    prepare_tiny(settings.data_dir)
+    ready_tiny(db, settings.data_dir)
     queue.enqueue(db, SPEC)
     _, whole = run()
 
@@ -128,7 +134,7 @@ def test_a_stopped_attempt_goes_on_from_its_last_checkpoint_to_the_same_bits(
 def test_a_corrupt_last_checkpoint_costs_one_epoch(
     settings: Settings, db: Database, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare_tiny(settings.data_dir)
+    ready_tiny(db, settings.data_dir)
     queue.enqueue(db, SPEC)
     with monkeypatch.context() as patch:
         stop_after(9 + 9 + 3, patch)
@@ -142,21 +148,77 @@ def test_a_corrupt_last_checkpoint_costs_one_epoch(
     assert [(row.epoch, row.seq) for row in records.epochs(db, job.id)] == [(1, 1), (2, 3), (3, 4), (4, 5)]
 
 
-def test_an_absent_dataset_fails_the_job_with_the_ways_to_get_it(tmp_path: Path, db: Database) -> None:
-    settings = Settings(data_dir=tmp_path, system_datasets_dir=tmp_path / "none", allow_download=False)
-    job_id = queue.enqueue(db, SPEC).id
-    assert queue.claim(db, "worker", 30) is not None
-    assert training.run(settings, job_id, 1) == EXIT_DONE
-    job = queue.get(db, job_id)
-    assert job.status == Status.FAILED
-    assert error_of(job)["code"] == "dataset_missing"
+def test_a_dataset_whose_files_are_gone_fails_the_job(settings: Settings, db: Database, run: Run) -> None:
+    ready_tiny(db, settings.data_dir)
+    shutil.rmtree(settings.data_dir / "datasets")
+    queue.enqueue(db, SPEC)
+    _, job = run()
+    assert (job.status, error_of(job)["code"]) == (Status.FAILED, "dataset_missing")
     assert error_of(job)["phase"] == "preparing"
-    for way in ("sources/fashion-mnist", "dataset-fashion-mnist", "torchvision"):
-        assert way in error_of(job)["message"]
+
+
+def change_a_pixel(settings: Settings) -> None:
+    path = settings.data_dir / "datasets" / "fashion-mnist" / "train_images.npy"
+    contents = bytearray(path.read_bytes())
+    contents[-1] ^= 1
+    path.write_bytes(contents)
+
+
+def test_a_job_does_not_go_on_with_other_pictures(
+    settings: Settings, db: Database, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready_tiny(db, settings.data_dir)
+    queue.enqueue(db, SPEC)
+    with monkeypatch.context() as patch:
+        stop_after(9 + 3, patch)
+        _, job = run()
+    queue.finish(db, job.id, job.attempt, Outcome.RELEASED, max_attempts=3)
+    change_a_pixel(settings)
+    _, job = run()
+    assert (job.status, error_of(job)["code"]) == (Status.FAILED, "dataset_changed")
+    assert len(records.epochs(db, job.id)) == 1  # what was trained stays
+
+
+def test_a_regression_learns_numbers_and_is_measured_by_distances(settings: Settings, db: Database, run: Run) -> None:
+    """The target is the mean ink, which a linear network can learn exactly."""
+    images = prepare_tiny(settings.data_dir / "classes").train.images
+    folder = settings.data_dir / "datasets" / "fashion-mnist"
+    folder.mkdir(parents=True)
+    writer = Writer(folder, (1, 28, 28))
+    for part in (images[:400], images[400:]):
+        writer.add(part.numpy(), (part.float() / 255).mean(dim=(1, 2, 3)).unsqueeze(1).numpy())
+        writer.end_split()
+    card = making.card(
+        task="regression", classes=[], targets=["ink"], train_count=400, test_count=100, sha256=writer.sha256
+    )
+    (folder / CARD).write_text(card.model_dump_json())
+    make_ready(db, card)
+    with db.write() as session:  # as if it had been uploaded so
+        session.execute(text("UPDATE datasets SET form = :form"), {"form": '{"task": "regression"}'})
+    (settings.data_dir / "datasets" / "fashion-mnist").rename(
+        settings.data_dir / "datasets" / datasets.newest(db)[0].id
+    )
+    spec = Spec.model_validate(
+        {"loss": {"name": "mse"}, "model": {"hidden": []}, "epochs": 12, "dataset": {"version": 1}}
+    )
+    queue.enqueue(db, spec)
+    _, job = run()
+    assert job.status == Status.SUCCEEDED, job.error
+    first, *_, last = records.epochs(db, job.id)
+    assert (last.test_accuracy, last.non_finite) == (None, None)
+    assert last.test_mae is not None
+    assert first.test_mae is not None
+    assert last.test_r2 is not None
+    assert first.test_r2 is not None
+    assert last.test_mae < first.test_mae
+    assert 0 < last.test_r2 < 1
+    assert first.test_r2 < 0  # worse than always saying the mean
+    (best,) = [kept for kept in records.checkpoints(db, job.id) if kept.is_best]
+    assert best.metrics.test_loss == min(row.test_loss or math.inf for row in records.epochs(db, job.id))
 
 
 def test_an_absent_gpu_fails_the_job(settings: Settings, db: Database, run: Run) -> None:
-    prepare_tiny(settings.data_dir)
+    ready_tiny(db, settings.data_dir)
     queue.enqueue(db, SPEC.model_copy(update={"device": "cuda:99"}))
     _, job = run()
     assert (job.status, error_of(job)["code"]) == (Status.FAILED, "device_unavailable")
@@ -165,7 +227,7 @@ def test_an_absent_gpu_fails_the_job(settings: Settings, db: Database, run: Run)
 def test_an_unexpected_error_keeps_its_traceback_for_the_log_and_a_sentence_for_the_user(
     settings: Settings, db: Database, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare_tiny(settings.data_dir)
+    ready_tiny(db, settings.data_dir)
     monkeypatch.setattr(training, "test_loop", lambda *_: 1 / 0)
     queue.enqueue(db, SPEC)
     _, job = run()
@@ -179,7 +241,7 @@ def test_an_unexpected_error_keeps_its_traceback_for_the_log_and_a_sentence_for_
 def test_an_attempt_that_lost_its_job_leaves_and_writes_nothing_more(
     settings: Settings, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare_tiny(settings.data_dir)
+    ready_tiny(db, settings.data_dir)
     job_id = queue.enqueue(db, SPEC).id
     assert queue.claim(db, "frozen", 30) is not None
     real = records.record_epoch

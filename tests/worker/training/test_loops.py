@@ -6,6 +6,7 @@ from torch import nn
 
 from worker.networks.mlp import mlp
 from worker.training.loops import Batch, test_loop, train_loop
+from worker.training.scores import Accuracy, Distances
 
 
 def make_batches(*sizes: int) -> list[Batch]:
@@ -44,20 +45,34 @@ def test_train_loss_is_the_average_over_samples_however_short_the_last_batch() -
     assert train_loop(batches, model, nn.CrossEntropyLoss(), frozen) == pytest.approx(expected, rel=1e-6)
 
 
-def test_test_loop_counts_what_is_right_and_averages_over_samples() -> None:
+def test_test_loop_shows_all_answers_to_the_scores_and_averages_over_samples() -> None:
     model = make_model()
     X = torch.cat([X for X, _ in make_batches(8, 1)])
     y = model(X).argmax(1)
     y[0] = (y[0] + 1) % 3
-    loss, accuracy = test_loop([(X[:8], y[:8]), (X[8:], y[8:])], model, nn.CrossEntropyLoss())
-    assert accuracy == pytest.approx(8 / 9)
+    scores = Accuracy()
+    loss = test_loop([(X[:8], y[:8]), (X[8:], y[8:])], model, nn.CrossEntropyLoss(), scores)
+    assert scores.compute() == {"test_accuracy": pytest.approx(8 / 9)}
     assert loss == pytest.approx(nn.functional.cross_entropy(model(X), y).item(), rel=1e-6)
+
+
+def test_both_loops_take_numbers_to_predict() -> None:
+    model = make_model()
+    batches = [(X, torch.rand(len(X), 3)) for X, _ in make_batches(8, 1)]
+    X, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    scores = Distances()
+    loss = test_loop(batches, model, nn.MSELoss(), scores)
+    pred = model(X).detach()
+    assert loss == pytest.approx(float((pred - y).square().mean()), rel=1e-6)
+    assert scores.compute()["test_mae"] == pytest.approx(float((pred - y).abs().mean()), rel=1e-6)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    assert train_loop(batches, model, nn.MSELoss(), optimizer) > test_loop(batches, model, nn.MSELoss(), Distances())
 
 
 def test_the_loops_set_the_mode_that_dropout_needs() -> None:
     model = make_model(dropout=0.5)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    test_loop(make_batches(2), model, nn.CrossEntropyLoss())
+    test_loop(make_batches(2), model, nn.CrossEntropyLoss(), Accuracy())
     assert not model.training
     train_loop(make_batches(2), model, nn.CrossEntropyLoss(), optimizer)
     assert model.training
@@ -65,7 +80,7 @@ def test_the_loops_set_the_mode_that_dropout_needs() -> None:
 
 def test_test_loop_keeps_no_gradients() -> None:
     model = make_model()
-    test_loop(make_batches(2), model, nn.CrossEntropyLoss())
+    test_loop(make_batches(2), model, nn.CrossEntropyLoss(), Accuracy())
     assert all(parameter.grad is None for parameter in model.parameters())
 
 

@@ -11,12 +11,13 @@ from sqlalchemy.exc import OperationalError
 from worker.jobs import queue, records
 from worker.jobs.db import Database
 from worker.jobs.errors import StaleAttempt
+from worker.jobs.processes import Stopped
 from worker.jobs.records import Progress
 from worker.jobs.settings import Settings
 from worker.jobs.spec import Spec
 from worker.jobs.tables import Phase
 from worker.training import progress
-from worker.training.progress import Reporter, Stopped
+from worker.training.progress import Reporter
 
 BATCHES: list[Any] = [object()] * 10
 

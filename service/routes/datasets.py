@@ -1,0 +1,159 @@
+"""Datasets: list, look, upload, prepare a built-in one, delete."""
+
+import shutil
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field, ValidationError
+from starlette.concurrency import run_in_threadpool
+from worker.jobs import datasets, errors
+from worker.jobs.built_in import BUILT_IN
+from worker.jobs.db import Database
+from worker.jobs.form import Form
+from worker.jobs.ids import new_id
+from worker.jobs.settings import Settings
+from worker.jobs.spec import Name, Part
+from worker.jobs.tables import Dataset, DatasetStatus
+
+from service.deps import DatabaseDep, SettingsDep
+from service.errors import responses
+from service.schemas import DatasetBody, DatasetList, DatasetSummary
+from service.uploads import ARCHIVE, FORM, FORM_BYTES, received
+
+router = APIRouter(prefix="/datasets", tags=["datasets"])
+
+P = TypeVar("P", bound=Part)
+NamePath = Annotated[str, Path(max_length=64, description="The dataset's name")]
+
+
+class BuiltIn(Part):
+    name: Name = Field(description="Of a built-in dataset", examples=["mnist"])
+
+
+class VersionQuery(BaseModel, extra="forbid"):
+    version: int | None = Field(None, ge=1, lt=2**31, description="Unset: the newest")
+
+
+class DeleteQuery(BaseModel, extra="forbid"):
+    version: int | None = Field(None, ge=1, lt=2**31, description="Unset: all of them")
+
+
+_REQUEST_BODY: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "properties": {
+                    ARCHIVE: {"type": "string", "format": "binary", "description": "A zip, tar or tar.gz"},
+                    FORM: Form.model_json_schema(),
+                },
+                "required": [ARCHIVE, FORM],
+            },
+            "encoding": {FORM: {"contentType": "application/json"}},
+        },
+        "application/json": {"schema": BuiltIn.model_json_schema()},
+    },
+}
+
+
+@router.get("", summary="List datasets, built-in ones included")
+def list_datasets(db: DatabaseDep) -> DatasetList:
+    """The newest version of each name."""
+    known = {dataset.name: DatasetSummary.of(dataset) for dataset in datasets.newest(db)}
+    unused = {name: DatasetSummary.of_unused(name) for name in BUILT_IN if name not in known}
+    return DatasetList(data=[each for _, each in sorted((known | unused).items())])
+
+
+@router.post(
+    "",
+    status_code=202,
+    summary="Upload a dataset, or prepare a built-in one",
+    openapi_extra={"requestBody": _REQUEST_BODY},
+    responses=responses(
+        errors.InvalidRequest, errors.NotFound, errors.UnsupportedMediaType, errors.BadArchive, errors.DiskFull
+    )
+    | {200: {"model": DatasetBody, "description": "The built-in dataset is ready already"}},
+)
+async def add(request: Request, response: Response, db: DatabaseDep, settings: SettingsDep) -> DatasetBody:
+    """An upload is a form with the file `archive` and the JSON text `dataset`. Three layouts are understood: a folder
+    a class; `train/` and `test/` with a folder a class in each; and pictures with a table `labels.csv` (`file`,
+    `label` or columns of numbers, and if you like `split`).
+
+    The same name again makes a new version. Preparing begins at once: poll `Location` until `status` is `ready`, or
+    `invalid` with an `error`. JSON `{"name": "mnist"}` prepares a built-in dataset ahead of the first job that needs
+    it.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        dataset = await _upload(request, db, settings)
+    elif kind == "application/json":
+        dataset = await _built_in(request, db)
+    else:
+        raise errors.UnsupportedMediaType("Send a form with an archive, or JSON with the name of a built-in dataset.")
+    response.status_code = 200 if dataset.status == DatasetStatus.READY else 202
+    response.headers["Location"] = f"/datasets/{dataset.name}?version={dataset.version}"
+    return await run_in_threadpool(_whole, db, dataset)
+
+
+@router.get("/{name}", summary="Look at a dataset", responses=responses(errors.NotFound))
+def show(name: NamePath, db: DatabaseDep, query: Annotated[VersionQuery, Query()]) -> DatasetBody:
+    """With its card: what it holds, its statistics, and what was found when it was prepared."""
+    dataset = datasets.get(db, name, query.version)
+    if dataset is None:
+        return DatasetBody.of_unused(name, versions=[])
+    return _whole(db, dataset)
+
+
+@router.delete(
+    "/{name}",
+    status_code=204,
+    summary="Delete a dataset",
+    responses=responses(errors.NotFound, errors.Conflict),
+)
+def delete(name: NamePath, db: DatabaseDep, settings: SettingsDep, query: Annotated[DeleteQuery, Query()]) -> None:
+    """All versions or one, and their files. Not while a job that has not ended uses it."""
+    for dataset in datasets.delete(db, name, query.version):
+        (settings.data_dir / datasets.archive_path(dataset.id)).unlink(missing_ok=True)
+        folder = settings.data_dir / datasets.folder(dataset)
+        shutil.rmtree(folder, ignore_errors=True)
+        for log in folder.parent.glob(f"{dataset.id}.attempt-*.log"):
+            log.unlink(missing_ok=True)
+
+
+async def _upload(request: Request, db: Database, settings: Settings) -> Dataset:
+    dataset_id = new_id()
+    archive = settings.data_dir / datasets.archive_path(dataset_id)
+    async with received(request, archive.with_suffix(".receiving")) as text:
+        form = _validated(Form, text)
+        archive.with_suffix(".receiving").rename(archive)
+        try:
+            return await run_in_threadpool(datasets.add_upload, db, dataset_id, form)
+        except BaseException:
+            archive.unlink()
+            raise
+
+
+async def _built_in(request: Request, db: Database) -> Dataset:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > FORM_BYTES:
+            raise errors.InvalidRequest("The body is too long for the name of a dataset.")
+    wanted = _validated(BuiltIn, bytes(body))
+    return await run_in_threadpool(datasets.prepare_built_in, db, wanted.name)
+
+
+def _validated(kind: type[P], text: bytes) -> P:
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        found = [
+            each | {"loc": ("body", *each["loc"])} for each in error.errors(include_url=False, include_input=False)
+        ]
+        raise RequestValidationError(found) from error
+
+
+def _whole(db: Database, dataset: Dataset) -> DatasetBody:
+    return DatasetBody.whole(dataset, datasets.versions(db, dataset.name))

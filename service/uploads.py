@@ -1,0 +1,119 @@
+"""Receiving an upload: a form whose file is streamed to disk, never into memory, and that leaves nothing when it
+breaks off.
+"""
+
+import errno
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import IO
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from worker.jobs.archives import HEAD_BYTES, kind_of
+from worker.jobs.errors import BadArchive, DiskFull, InvalidRequest
+
+ARCHIVE, FORM = "archive", "dataset"  # the parts of the form
+FORM_BYTES = 64 * 2**10
+_BUFFER_BYTES = 2**20
+_USAGE = (
+    f"Send a form with the file `{ARCHIVE}` and the JSON text `{FORM}` "
+    f"""(curl: -F {ARCHIVE}=@shoes.zip -F '{FORM}={{"name": "shoes"}}')."""
+)
+
+
+@asynccontextmanager
+async def received(request: Request, path: Path) -> AsyncIterator[bytes]:
+    """Streams the form's archive to `path`, and gives the text of the form. The block moves the file away, or it goes.
+
+    Raises InvalidRequest, BadArchive, DiskFull.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            form = await _receive(request, file)
+        with path.open("rb") as file:
+            if kind_of(file.read(HEAD_BYTES)) is None:
+                raise BadArchive
+        yield form
+    except FormParserError as error:
+        raise InvalidRequest(f"The form cannot be read. {_USAGE}") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull from error
+        raise
+    finally:
+        path.unlink(missing_ok=True)
+
+
+async def _receive(request: Request, file: IO[bytes]) -> bytes:
+    _, options = parse_options_header(request.headers.get("content-type"))
+    form = _Form(options.get(b"boundary", b""), file)
+    waiting = bytearray()
+    async for chunk in request.stream():
+        waiting += chunk
+        if len(waiting) >= _BUFFER_BYTES:  # the disk may take its time: not in the event loop's
+            await run_in_threadpool(form.feed, bytes(waiting))
+            waiting.clear()
+    await run_in_threadpool(form.feed, bytes(waiting))
+    return form.end()
+
+
+class _Form:
+    """Takes a multipart body apart as it comes."""
+
+    def __init__(self, boundary: bytes, file: IO[bytes]) -> None:
+        if not boundary:
+            raise InvalidRequest(f"The form has no boundary. {_USAGE}")
+        self._file = file
+        self._text = bytearray()
+        self._header, self._value, self._disposition = bytearray(), bytearray(), b""
+        self._part = ""
+        self._seen: list[str] = []
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),
+                "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
+                "on_header_end": self._on_header_end,
+                "on_headers_finished": self._on_headers_finished,
+                "on_part_data": self._on_part_data,
+                "on_end": lambda: self._seen.append("end"),
+            },
+        )
+
+    def feed(self, data: bytes) -> None:
+        self._parser.write(data)
+
+    def end(self) -> bytes:
+        self._parser.finalize()
+        if sorted(self._seen) != sorted((ARCHIVE, FORM, "end")):
+            raise InvalidRequest(_USAGE)
+        return bytes(self._text)
+
+    def _on_header_end(self) -> None:
+        if self._header.lower() == b"content-disposition":
+            self._disposition = bytes(self._value)
+        self._header.clear()
+        self._value.clear()
+
+    def _on_headers_finished(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        self._part, self._disposition = options.get(b"name", b"").decode("latin-1"), b""
+        if self._part not in (ARCHIVE, FORM) or self._part in self._seen:
+            raise InvalidRequest(_USAGE)
+        self._seen.append(self._part)
+
+    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._part == ARCHIVE:
+            _write(self._file, data[start:end])
+            return
+        self._text += data[start:end]
+        if len(self._text) > FORM_BYTES:
+            raise InvalidRequest(f"The form's text is longer than {FORM_BYTES} bytes.")
+
+
+def _write(file: IO[bytes], data: bytes) -> None:
+    file.write(data)

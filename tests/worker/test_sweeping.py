@@ -1,0 +1,118 @@
+"""What a kill at a bad moment leaves behind goes; what a row speaks for, or might, stays."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.worker.jobs.making import card, make_ready
+from worker.jobs import datasets
+from worker.jobs.db import Database
+from worker.jobs.errors import BadArchive
+from worker.jobs.failures import Failure
+from worker.jobs.form import Form
+from worker.jobs.ids import new_id
+from worker.jobs.settings import Settings
+from worker.jobs.tables import Dataset, DatasetStatus
+from worker.sweeping import sweep
+
+STRANGER = "0" * 24
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[Database]:
+    db = Database(Settings(data_dir=tmp_path).resolved_database_url)
+    db.migrate()
+    yield db
+    db.close()
+
+
+def with_status(db: Database, status: DatasetStatus) -> Dataset:
+    """An upload that got there as uploads do."""
+    dataset = datasets.add_upload(db, new_id(), Form(name=f"is-{status}"))
+    if status is not DatasetStatus.UPLOADED:
+        claimed = datasets.claim(db, "worker-1", 60)
+        assert claimed is not None
+    if status is DatasetStatus.READY:
+        datasets.set_ready(db, dataset.id, 1, card())
+    if status is DatasetStatus.INVALID:
+        datasets.set_invalid(db, dataset.id, 1, Failure.of(BadArchive()))
+    if status is DatasetStatus.DELETED:
+        datasets.delete(db, dataset.name)
+    return dataset
+
+
+def files_of(data_dir: Path, dataset_id: str) -> dict[str, Path]:
+    """All that there could be of a dataset."""
+    paths = {
+        "archive": data_dir / datasets.archive_path(dataset_id),
+        "scratch": data_dir / "datasets" / f".preparing-{dataset_id}-abc" / "pictures",
+        "folder": data_dir / "datasets" / dataset_id / "card.json",
+        "log": data_dir / "datasets" / f"{dataset_id}.attempt-1.log",
+    }
+    for path in paths.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("status", "kept"),
+    [
+        (DatasetStatus.UPLOADED, {"archive", "folder", "log"}),
+        (DatasetStatus.PREPARING, {"archive", "scratch", "folder", "log"}),
+        (DatasetStatus.READY, {"folder", "log"}),
+        (DatasetStatus.INVALID, {"log"}),
+        (DatasetStatus.DELETED, set()),
+    ],
+)
+def test_what_stays_of_an_upload_follows_from_its_status(
+    db: Database, tmp_path: Path, status: DatasetStatus, kept: set[str]
+) -> None:
+    paths = files_of(tmp_path, with_status(db, status).id)
+    for _ in range(2):
+        sweep(db, tmp_path)
+        assert {name for name, path in paths.items() if path.exists()} == kept
+
+
+def test_prepared_files_that_no_row_knows_are_left_alone(db: Database, tmp_path: Path) -> None:
+    paths = files_of(tmp_path, STRANGER)
+    sweep(db, tmp_path)
+    assert {name for name, path in paths.items() if path.exists()} == {"archive", "folder", "log"}
+
+
+@pytest.mark.parametrize("name", [f"{STRANGER}.archive", f"{STRANGER}.receiving"])
+def test_an_upload_that_broke_off_goes_after_an_hour(db: Database, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "uploads" / name
+    path.parent.mkdir()
+    path.write_text("x")
+    sweep(db, tmp_path)
+    assert path.exists()
+    os.utime(path, (time.time() - 3601,) * 2)
+    sweep(db, tmp_path)
+    assert not path.exists()
+
+
+def test_a_built_in_datasets_folder_stays_and_its_scratch_goes(db: Database, tmp_path: Path) -> None:
+    make_ready(db)
+    paths = files_of(tmp_path, "fashion-mnist")
+    sweep(db, tmp_path)
+    assert paths["folder"].exists()
+    assert not paths["scratch"].exists()
+
+
+def test_the_scratch_of_a_built_in_dataset_stays_while_it_is_prepared(db: Database, tmp_path: Path) -> None:
+    datasets.prepare_built_in(db, "emnist-mnist")
+    assert datasets.claim(db, "worker-1", 60) is not None
+    paths = files_of(tmp_path, "emnist-mnist")
+    others = files_of(tmp_path, "mnist")
+    sweep(db, tmp_path)
+    assert paths["scratch"].exists()
+    assert not others["scratch"].exists()
+
+
+def test_a_fresh_data_folder_has_nothing_to_sweep(db: Database, tmp_path: Path) -> None:
+    sweep(db, tmp_path / "new")
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,102 @@
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worker.training.scores import Accuracy, Distances, Scores
+
+SIZES = [7, 1, 64, 28]  # of batches, which need not be even
+N = sum(SIZES)
+
+
+def computed(scores: Scores, pred: Tensor, y: Tensor) -> dict[str, float]:
+    """Of one whole array, seen in batches."""
+    for part in zip(torch.split(pred, SIZES), torch.split(y, SIZES), strict=True):
+        scores.update(*part)
+    return scores.compute()
+
+
+def made(targets: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.randn(N, targets, generator=generator) * 5 + 3
+    return y + torch.randn(N, targets, generator=generator), y
+
+
+def plain(pred: NDArray[Any], y: NDArray[Any]) -> dict[str, float]:
+    """The textbook's formulas, per target and then averaged."""
+    pred, y = pred.astype(np.float64), y.astype(np.float64)
+    mae = np.abs(pred - y).mean(axis=0)
+    r2 = 1 - ((pred - y) ** 2).sum(axis=0) / ((y - y.mean(axis=0)) ** 2).sum(axis=0)
+    return {"test_mae": mae.mean(), "test_r2": r2.mean()}
+
+
+def test_accuracy_is_the_share_of_right_answers() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pred, y = torch.randn(N, 4, generator=generator), torch.randint(4, (N,), generator=generator)
+    expected = float((pred.numpy().argmax(axis=1) == y.numpy()).mean())
+    assert 0.1 < expected < 0.9
+    assert computed(Accuracy(), pred, y) == {"test_accuracy": expected}
+
+
+@pytest.mark.parametrize(("right", "expected"), [(True, 1.0), (False, 0.0)])
+def test_accuracy_goes_from_0_to_1(right: bool, expected: float) -> None:
+    y = torch.arange(N) % 3
+    answers = y if right else (y + 1) % 3
+    assert computed(Accuracy(), torch.eye(3)[answers], y) == {"test_accuracy": expected}
+
+
+@pytest.mark.parametrize("targets", [1, 3])
+def test_distances_are_the_textbooks(targets: int) -> None:
+    pred, y = made(targets)
+    assert computed(Distances(), pred, y) == pytest.approx(plain(pred.numpy(), y.numpy()), rel=1e-9)
+
+
+def test_right_numbers_have_no_distance() -> None:
+    _, y = made(2)
+    assert computed(Distances(), y, y) == {"test_mae": 0.0, "test_r2": 1.0}
+
+
+def test_who_always_says_the_mean_explains_nothing() -> None:
+    _, y = made(2)
+    said = y.double().mean(dim=0, keepdim=True).expand(N, 2)
+    assert computed(Distances(), said, y)["test_r2"] == pytest.approx(0, abs=1e-9)
+
+
+def test_who_knows_less_than_the_mean_is_below_0() -> None:
+    _, y = made(1)
+    assert computed(Distances(), -y, y)["test_r2"] < 0
+
+
+def test_a_large_mean_costs_no_digits() -> None:
+    """Such as that of a year, or of a time in seconds."""
+    pred, y = made(2)
+    pred, y = (1.6e7 + 10 * each.round() for each in (pred, y))
+    assert computed(Distances(), pred, y) == pytest.approx(plain(pred.numpy(), y.numpy()), rel=1e-9)
+
+
+@pytest.mark.parametrize("number", [0.0, 0.1, 0.3, 1 / 3, 2024.7, 1e6 + 0.1])
+@pytest.mark.parametrize("right", [True, False])
+def test_numbers_that_are_all_the_same_have_no_r2(number: float, right: bool) -> None:
+    y = torch.full((N, 1), number)
+    scores = computed(Distances(), y if right else y + 1, y)
+    assert not math.isfinite(scores["test_r2"])
+    assert scores["test_mae"] == pytest.approx(0 if right else 1, rel=1e-6)
+
+
+def test_one_target_of_several_that_is_always_the_same_is_enough_for_that() -> None:
+    pred, y = made(2)
+    y[:, 1] = 0.1
+    scores = computed(Distances(), pred, y)
+    assert not math.isfinite(scores["test_r2"])
+    assert scores["test_mae"] == pytest.approx(float((pred.double() - y.double()).abs().mean()))
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_a_network_that_diverged_has_no_finite_distance(number: float) -> None:
+    pred, y = made(2)
+    pred[50, 0] = number
+    assert not any(math.isfinite(value) for value in computed(Distances(), pred, y).values())

@@ -1,0 +1,169 @@
+"""Decoding many pictures at once: processes that read by offset from one file and answer in order.
+
+Processes and not threads: for small pictures most of the time goes into Python, and a picture that crashes a decoder
+takes one of them along, not everything.
+"""
+
+import hashlib
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Final, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from worker.jobs.errors import BadImage, ImageTooLarge
+from worker.jobs.processes import cores, die_with_parent
+
+from .archive import Member
+from .pictures import Header, Preprocessing, read_header
+
+_CHUNK_PICTURES, _CHUNK_BYTES = 128, 4 * 2**20  # of files that one process decodes at a time
+_AHEAD: Final = 4  # chunks a process, so that none waits and few lie about
+_DIGEST_BYTES: Final = 16
+
+Digest = bytes
+Result = TypeVar("Result")
+
+
+class DecoderDied(Exception):
+    """Worth another try: what killed the process need not have been a picture."""
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What a picture's file says of itself, or why it cannot be read."""
+
+    header: Header | None
+    digest: Digest  # of the file
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The readable pictures of a chunk."""
+
+    images: NDArray[np.uint8]  # N x C x H x W
+    digests: list[Digest]  # of each picture's pixels
+    problems: dict[int, str]  # place in the chunk -> why it could not be decoded; not among the images
+
+
+class Decoders:
+    """Processes that inspect and decode the pictures of one file."""
+
+    def __init__(self, pool: ProcessPoolExecutor, blob: Path, max_pixels: int) -> None:
+        self._pool, self._blob, self._max_pixels = pool, blob, max_pixels
+
+    def inspect(self, members: Iterable[Member]) -> Iterator[list[Inspected]]:
+        """In chunks, in order. Raises DecoderDied."""
+        return self._run(_inspect, members, self._max_pixels)
+
+    def decode(self, members: Sequence[Member], shape: Preprocessing) -> Iterator[Decoded]:
+        """In chunks, in order. Raises DecoderDied."""
+        return self._run(_decode, members, self._max_pixels, shape)
+
+    def _run(self, work: Callable[..., Result], members: Iterable[Member], *arguments: object) -> Iterator[Result]:
+        waiting: deque[tuple[Sequence[Member], Future[Result]]] = deque()
+        for chunk in _chunks(members):
+            waiting.append((chunk, self._submit(work, chunk, *arguments)))
+            if len(waiting) >= _AHEAD * cores():
+                yield _result(*waiting.popleft())
+        while waiting:
+            yield _result(*waiting.popleft())
+
+    def _submit(self, work: Callable[..., Result], chunk: Sequence[Member], *arguments: object) -> Future[Result]:
+        try:
+            return self._pool.submit(work, self._blob, chunk, *arguments)
+        except BrokenProcessPool as error:  # found out between two results
+            raise _died(chunk) from error
+
+
+@contextmanager
+def decoders(blob: Path, max_pixels: int) -> Iterator[Decoders]:
+    """Forks a process a core. To be called by a process with one thread that never ran a parallel operation."""
+    pool = ProcessPoolExecutor(cores(), mp_context=get_context("fork"), initializer=_begin)
+    try:
+        yield Decoders(pool, blob, max_pixels)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the parent's handler waits for its loop; the pool's ends at once
+    die_with_parent()
+    torch.set_num_threads(1)
+
+
+def _chunks(members: Iterable[Member]) -> Iterator[Sequence[Member]]:
+    chunk: list[Member] = []
+    size = 0
+    for member in members:
+        if chunk and (len(chunk) >= _CHUNK_PICTURES or size + member.size > _CHUNK_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(member)
+        size += member.size
+    if chunk:
+        yield chunk
+
+
+def _result(chunk: Sequence[Member], future: Future[Result]) -> Result:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise _died(chunk) from error
+
+
+def _died(chunk: Sequence[Member]) -> DecoderDied:
+    return DecoderDied(
+        "A process that decodes pictures died, possibly of one of them, possibly because the machine ran out of "
+        f"memory. It was at {chunk[0].path} or not far from it."
+    )
+
+
+def _read(blob: Path, members: Sequence[Member]) -> Iterator[bytes]:
+    descriptor = os.open(blob, os.O_RDONLY)
+    try:
+        for member in members:
+            yield os.pread(descriptor, member.size, member.offset)
+    finally:
+        os.close(descriptor)
+
+
+def _inspect(blob: Path, members: Sequence[Member], max_pixels: int) -> list[Inspected]:
+    inspected = []
+    for data in _read(blob, members):
+        header, problem = None, None
+        try:
+            header = read_header(data, max_pixels=max_pixels)
+        except (BadImage, ImageTooLarge) as error:
+            problem = error.detail
+        inspected.append(Inspected(header, _digest(data), problem))
+    return inspected
+
+
+def _decode(blob: Path, members: Sequence[Member], max_pixels: int, shape: Preprocessing) -> Decoded:
+    images, digests, problems = [], [], {}
+    for place, data in enumerate(_read(blob, members)):
+        try:
+            pixels = shape.picture(data, max_pixels=max_pixels).numpy()
+        except (BadImage, ImageTooLarge) as error:
+            problems[place] = error.detail
+        else:
+            images.append(pixels)
+            digests.append(_digest(np.ascontiguousarray(pixels).data))
+    empty = np.empty((0, shape.channels, shape.height, shape.width), dtype=np.uint8)
+    return Decoded(np.stack(images) if images else empty, digests, problems)
+
+
+def _digest(data: bytes | memoryview) -> Digest:
+    return hashlib.blake2b(data, digest_size=_DIGEST_BYTES).digest()

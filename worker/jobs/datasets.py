@@ -1,0 +1,292 @@
+"""The life of a dataset's version: each function here is one state change in one transaction, as in `queue.py`.
+
+A built-in dataset is a row like an uploaded one, made when somebody first asks for it. A version that is ready never
+changes; the same name again is a new version.
+"""
+
+import re
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import defer
+from sqlmodel import Session, col
+
+from . import leases
+from .built_in import BUILT_IN
+from .card import Card, Task
+from .db import Database, now, one_at_a_time
+from .errors import Conflict, NotFound, SpecRefused, WorkerLost
+from .failures import Failure
+from .form import Form
+from .ids import new_id
+from .spec import NAME_PATTERN, Spec
+from .tables import SPENT, TERMINAL, Dataset, DatasetStatus, Job, Outcome
+
+_WAITING = (DatasetStatus.UPLOADED, DatasetStatus.PREPARING)
+_LIVE = (*_WAITING, DatasetStatus.READY)
+
+
+def archive_path(dataset_id: str) -> str:
+    """Where the archive of an upload lies until it is prepared, relative to the data folder."""
+    return f"uploads/{dataset_id}.archive"
+
+
+def folder(dataset: Dataset) -> str:
+    """Where the prepared files lie, relative to the data folder. Never made of what a client said."""
+    return f"datasets/{dataset.name if dataset.form is None else dataset.id}"
+
+
+def task(dataset: Dataset) -> Task:
+    return Task((dataset.form or {}).get("task", Task.CLASSIFICATION))
+
+
+def add_upload(db: Database, dataset_id: str, form: Form) -> Dataset:
+    """A new version, whose archive lies at `archive_path` by now."""
+    with db.write() as session:
+        one_at_a_time(session, f"dataset {form.name}")
+        return _add(session, dataset_id, form.name, form)
+
+
+def prepare_built_in(db: Database, name: str) -> Dataset:
+    """The newest version of a built-in dataset, or a new one that waits to be prepared. Raises NotFound."""
+    if name not in BUILT_IN:
+        raise NotFound(f"There is no built-in dataset of this name. There are: {', '.join(BUILT_IN)}.")
+    with db.write() as session:
+        return _built_in(session, name)
+
+
+def get(db: Database, name: str, version: int | None = None) -> Dataset | None:
+    """This version, or the newest; None for a built-in one that nobody asked for yet. Raises NotFound."""
+    with db.read() as session:
+        found = _newest(session, name, version) if re.fullmatch(NAME_PATTERN, name) else None
+    if found is None and (name not in BUILT_IN or version is not None):
+        raise NotFound("There is no dataset of this name and version; GET /datasets lists those that there are.")
+    return found
+
+
+def by_id(db: Database, dataset_id: str) -> Dataset:
+    with db.read() as session:
+        return session.get_one(Dataset, dataset_id)
+
+
+def newest(db: Database) -> list[Dataset]:
+    """The newest version of each name, by name; without findings."""
+    latest = (
+        select(col(Dataset.name), func.max(Dataset.version).label("version"))
+        .where(col(Dataset.status) != DatasetStatus.DELETED)
+        .group_by(col(Dataset.name))
+        .subquery()
+    )
+    query = (
+        select(Dataset)
+        .join(latest, (col(Dataset.name) == latest.c.name) & (col(Dataset.version) == latest.c.version))
+        .order_by(col(Dataset.name))
+        .options(defer(col(Dataset.findings)))  # type: ignore[arg-type]
+    )
+    with db.read() as session:
+        return list(session.execute(query).scalars())
+
+
+def versions(db: Database, name: str) -> list[int]:
+    """The numbers of all of this name that are not deleted, newest first."""
+    with db.read() as session:
+        return list(session.execute(_named(name).with_only_columns(col(Dataset.version))).scalars())
+
+
+def for_job(session: Session, spec: Spec) -> Dataset:
+    """The version that a job with this spec trains on, which may have to be prepared first.
+
+    Raises SpecRefused when there is none, when it is invalid, and when the spec does not suit it.
+    """
+    wanted = spec.dataset
+    found = _newest(session, wanted.name, wanted.version, lock=True)
+    if wanted.version is None and wanted.name in BUILT_IN:
+        found = _built_in(session, wanted.name)
+    if found is None:
+        pointer = "#/dataset/name" if wanted.version is None else "#/dataset"
+        raise SpecRefused("There is no such dataset; GET /datasets lists those that there are.", pointer=pointer)
+    if found.status == DatasetStatus.INVALID:
+        problem = (found.error or {}).get("message", "")
+        raise SpecRefused(f"Version {found.version} of this dataset is invalid: {problem}", pointer="#/dataset")
+    fitting = {Task.CLASSIFICATION: "cross_entropy", Task.REGRESSION: "mse"}[task(found)]
+    if spec.loss.name != fitting:
+        raise SpecRefused(
+            f"The task of this dataset is {task(found)}, which is trained with the loss `{fitting}`.", pointer="#/loss"
+        )
+    return found
+
+
+def has_waiting(db: Database) -> bool:
+    query = select(col(Dataset.id)).where(col(Dataset.status) == DatasetStatus.UPLOADED).limit(1)
+    with db.read() as session:
+        return session.execute(query).first() is not None
+
+
+def claim(db: Database, worker_id: str, lease_seconds: float) -> Dataset | None:
+    """Takes the oldest version that waits to be prepared, or returns None."""
+    oldest = select(col(Dataset.id)).where(col(Dataset.status) == DatasetStatus.UPLOADED).order_by(col(Dataset.id))
+    with db.write() as session:
+        return leases.claim(session, Dataset, oldest, worker_id, lease_seconds, status=DatasetStatus.PREPARING)
+
+
+def renew(db: Database, worker_id: str, lease_seconds: float, ids: Collection[str]) -> None:
+    with db.write() as session:
+        leases.renew(session, Dataset, worker_id, lease_seconds, ids)
+
+
+def owned(db: Database, worker_id: str) -> dict[str, int]:
+    """What this worker still prepares: dataset id -> attempt."""
+    query = select(col(Dataset.id), col(Dataset.attempt)).where(col(Dataset.worker_id) == worker_id)
+    with db.read() as session:
+        return {row.id: row.attempt for row in session.execute(query)}
+
+
+def record_progress(db: Database, dataset_id: str, attempt: int, step: str, done: int, total: int) -> None:
+    """Raises StaleAttempt."""
+    with db.write() as session:
+        leases.update_fenced(session, Dataset, dataset_id, attempt, step=step, done=done, total=total)
+
+
+def set_ready(db: Database, dataset_id: str, attempt: int, card: Card) -> None:
+    """Raises StaleAttempt."""
+    _settle(db, dataset_id, attempt, card, status=DatasetStatus.READY, error=None)
+
+
+def set_invalid(db: Database, dataset_id: str, attempt: int, failure: Failure, card: Card | None = None) -> None:
+    """The card says what was found, when it got that far. Raises StaleAttempt."""
+    error = failure.model_dump(mode="json")
+    _settle(db, dataset_id, attempt, card, status=DatasetStatus.INVALID, error=error)
+
+
+def finish(
+    db: Database, dataset_id: str, attempt: int, outcome: Outcome, failure: Failure | None = None, *, max_attempts: int
+) -> DatasetStatus:
+    """Ends an attempt that did not say itself how it ended: the dataset waits for the next one, unless they are spent.
+
+    Raises StaleAttempt.
+    """
+    with db.write() as session:
+        return _end_attempt(session, dataset_id, attempt, outcome, failure, max_attempts)
+
+
+def rescue(db: Database, *, max_attempts: int, dead_workers: Sequence[str] = ()) -> list[str]:
+    """Takes datasets back from workers whose lease ran out, or that are known to be dead. Returns their ids."""
+    with db.write() as session:
+        lost = leases.lost(session, Dataset, dead_workers)
+        for dataset_id, attempt in lost:
+            failure = Failure.of(WorkerLost())
+            _end_attempt(session, dataset_id, attempt, Outcome.WORKER_LOST, failure, max_attempts)
+        return [dataset_id for dataset_id, _ in lost]
+
+
+def delete(db: Database, name: str, version: int | None = None) -> list[Dataset]:
+    """All versions, or the one; the caller removes their files. One that is being prepared is given up.
+
+    Raises NotFound, and Conflict while a job that has not ended uses one.
+    """
+    with db.write() as session:
+        is_name = re.fullmatch(NAME_PATTERN, name)
+        found = list(session.execute(_named(name, version).with_for_update()).scalars()) if is_name else []
+        if not found:
+            raise NotFound("There is no dataset of this name and version.")
+        ids = [each.id for each in found]
+        using = select(col(Job.id)).where(col(Job.dataset_id).in_(ids), col(Job.status).not_in(TERMINAL)).limit(1)
+        if (job_id := session.execute(using).scalar_one_or_none()) is not None:
+            raise Conflict(f"The job {job_id} uses this dataset and has not ended; cancel it or wait.")
+        for each in found:
+            each.status, each.worker_id, each.lease_expires_at, each.error = DatasetStatus.DELETED, None, None, None
+        return found
+
+
+def states(db: Database) -> dict[str, DatasetStatus]:
+    """Of all that there ever were, by the name of their folder; of a built-in one, the newest version's."""
+    columns = (col(Dataset.id), col(Dataset.name), col(Dataset.form).is_(None).label("built_in"), col(Dataset.status))
+    with db.read() as session:
+        rows = session.execute(select(*columns).order_by(col(Dataset.version)))
+        return {row.name if row.built_in else row.id: DatasetStatus(row.status) for row in rows}
+
+
+def _named(name: str, version: int | None = None) -> Select[Dataset]:
+    query = select(Dataset).where(col(Dataset.name) == name, col(Dataset.status) != DatasetStatus.DELETED)
+    if version is not None:
+        query = query.where(col(Dataset.version) == version)
+    return query.order_by(col(Dataset.version).desc())
+
+
+def _newest(session: Session, name: str, version: int | None = None, *, lock: bool = False) -> Dataset | None:
+    query = _named(name, version).limit(1)
+    if lock:  # a version that a job is about to use must not be deleted meanwhile
+        query = query.with_for_update(read=True)
+    found: Dataset | None = session.execute(query).scalar_one_or_none()
+    return found
+
+
+def _built_in(session: Session, name: str) -> Dataset:
+    found = _newest(session, name, lock=True)
+    if found is not None and found.status in _LIVE:
+        return found
+    one_at_a_time(session, f"dataset {name}")
+    found = _newest(session, name)  # somebody else may just have asked for it too
+    if found is None or found.status not in _LIVE:  # an invalid one is tried again: its files may be there by now
+        found = _add(session, new_id(), name, None)
+    return found
+
+
+def _add(session: Session, dataset_id: str, name: str, form: Form | None) -> Dataset:
+    last = select(func.coalesce(func.max(Dataset.version), 0)).where(col(Dataset.name) == name)
+    dataset = Dataset(
+        id=dataset_id,
+        name=name,
+        version=session.execute(last).scalar_one() + 1,
+        form=form.model_dump(mode="json") if form else None,
+        created_at=now(session),
+    )
+    session.add(dataset)
+    session.flush()
+    return dataset
+
+
+def _settle(db: Database, dataset_id: str, attempt: int, card: Card | None, **values: Any) -> None:
+    report = card.model_dump(mode="json") if card else {}
+    findings = report.pop("findings", None)
+    with db.write() as session:
+        at = now(session)
+        leases.update_fenced(
+            session,
+            Dataset,
+            dataset_id,
+            attempt,
+            worker_id=None,
+            lease_expires_at=None,
+            step=None,
+            finished_at=at,
+            card=report or None,
+            findings=findings,
+            **values,
+        )
+
+
+def _end_attempt(
+    session: Session, dataset_id: str, attempt: int, outcome: Outcome, failure: Failure | None, max_attempts: int
+) -> DatasetStatus:
+    dataset = session.get(Dataset, dataset_id, with_for_update=True)
+    spent = outcome in SPENT
+    hopeless = dataset is not None and spent and dataset.lost + 1 >= max_attempts
+    status = DatasetStatus.INVALID if hopeless else DatasetStatus.UPLOADED
+    leases.update_fenced(
+        session,
+        Dataset,
+        dataset_id,
+        attempt,
+        status=status,
+        lost=Dataset.lost + int(spent),
+        worker_id=None,
+        lease_expires_at=None,
+        step=None,
+        done=0,
+        total=0,
+        finished_at=now(session) if hopeless else None,
+        error=failure.model_dump(mode="json") if hopeless and failure else None,
+    )
+    return status

@@ -1,0 +1,204 @@
+"""Lanes: the two kinds of work that a worker claims, launches, watches and settles, each with room of its own.
+
+Trainings take the worker's slots. One dataset at a time is prepared beside them, so that nobody waits for a training
+of hours to learn that an upload is no good.
+"""
+
+import time
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from worker.jobs import datasets, queue
+from worker.jobs.db import Database
+from worker.jobs.errors import StaleAttempt
+from worker.jobs.failures import Failure
+from worker.jobs.processes import EXIT_STOPPED, EXIT_UNFIT_PARENT
+from worker.jobs.settings import Settings
+from worker.jobs.tables import Dataset, Job, Outcome, Status
+from worker.launchers.local import LocalLauncher, Running, preparing_log, training_log
+
+_log = structlog.get_logger()
+
+
+@dataclass
+class Watched:
+    """An attempt of ours that is running."""
+
+    process: Running
+    stop_deadline: float | None = None  # when it will be killed, once asked to stop
+
+
+class Lane(Protocol):
+    """What differs between the kinds of work. Ids and attempts are those of a job or of a dataset."""
+
+    name: str
+    room: int  # for so many at once
+
+    def claim(self, worker_id: str) -> Job | Dataset | None: ...
+
+    def start(self, row_id: str, attempt: int) -> Running: ...
+
+    def owned(self, worker_id: str) -> dict[str, tuple[int, bool]]:
+        """What the worker still owns: id -> (attempt, whether it is to stop)."""
+
+    def renew(self, worker_id: str, ids: Collection[str]) -> None: ...
+
+    def failure(self, row_id: str, attempt: int, exit_code: int) -> Failure: ...
+
+    def finish(self, row_id: str, attempt: int, outcome: Outcome, failure: Failure | None) -> str: ...
+
+
+class Training:
+    name = "training"
+
+    def __init__(self, settings: Settings, db: Database, launcher: LocalLauncher) -> None:
+        self._settings, self._db = settings, db
+        self.room, self.start = settings.slots, launcher.train
+
+    def claim(self, worker_id: str) -> Job | None:
+        if not queue.has_waiting(self._db):  # asked much more often than there is work: reading locks nobody out
+            return None
+        return queue.claim(self._db, worker_id, self._settings.lease_seconds)
+
+    def owned(self, worker_id: str) -> dict[str, tuple[int, bool]]:
+        found = queue.owned(self._db, worker_id)
+        return {job_id: (attempt, status is Status.CANCELLING) for job_id, (attempt, status) in found.items()}
+
+    def renew(self, worker_id: str, ids: Collection[str]) -> None:
+        queue.renew(self._db, worker_id, self._settings.lease_seconds, ids)
+
+    def failure(self, row_id: str, attempt: int, exit_code: int) -> Failure:
+        phase = queue.get(self._db, row_id).phase
+        return Failure.of_exit(exit_code, log=training_log(row_id, attempt), phase=phase)
+
+    def finish(self, row_id: str, attempt: int, outcome: Outcome, failure: Failure | None) -> str:
+        return queue.finish(self._db, row_id, attempt, outcome, failure, max_attempts=self._settings.max_attempts)
+
+
+class Preparing:
+    name = "preparing"
+    room = 1
+
+    def __init__(self, settings: Settings, db: Database, launcher: LocalLauncher) -> None:
+        self._settings, self._db = settings, db
+        self.start = launcher.prepare
+
+    def claim(self, worker_id: str) -> Dataset | None:
+        if not datasets.has_waiting(self._db):
+            return None
+        return datasets.claim(self._db, worker_id, self._settings.lease_seconds)
+
+    def owned(self, worker_id: str) -> dict[str, tuple[int, bool]]:
+        found = datasets.owned(self._db, worker_id)
+        return {dataset_id: (attempt, False) for dataset_id, attempt in found.items()}
+
+    def renew(self, worker_id: str, ids: Collection[str]) -> None:
+        datasets.renew(self._db, worker_id, self._settings.lease_seconds, ids)
+
+    def failure(self, row_id: str, attempt: int, exit_code: int) -> Failure:
+        phase = datasets.by_id(self._db, row_id).step
+        return Failure.of_exit(exit_code, log=preparing_log(row_id, attempt), phase=phase, what="preparing")
+
+    def finish(self, row_id: str, attempt: int, outcome: Outcome, failure: Failure | None) -> str:
+        return datasets.finish(self._db, row_id, attempt, outcome, failure, max_attempts=self._settings.max_attempts)
+
+
+class Attempts:
+    """A worker's running attempts of one lane."""
+
+    def __init__(self, lane: Lane, settings: Settings, worker_id: str) -> None:
+        self._lane, self._settings, self._worker_id = lane, settings, worker_id
+        self._running: dict[tuple[str, int], Watched] = {}
+
+    def __iter__(self) -> Iterator[Running]:
+        return iter([watched.process for watched in self._running.values()])
+
+    def renew(self) -> None:
+        if self._running:
+            self._lane.renew(self._worker_id, [row_id for row_id, _ in self._running])
+
+    def claim(self) -> None:
+        """Starts one more, when there is room and work. Raises RuntimeError when none can be started any more."""
+        if len(self._running) >= self._lane.room:
+            return
+        row = self._lane.claim(self._worker_id)
+        if row is None:
+            return
+        try:
+            process = self._lane.start(row.id, row.attempt)
+        except (EOFError, OSError) as error:  # the fault is this worker's: no row should pay for it
+            self._finish(row.id, row.attempt, Outcome.RELEASED, None)
+            raise RuntimeError("the preloaded process cannot be started; the log has its last words") from error
+        self._running[row.id, row.attempt] = Watched(process)
+        _log.info("attempt_started", lane=self._lane.name, id=row.id, attempt=row.attempt, pid=process.pid)
+
+    def watch(self) -> bool:
+        """Settles what has ended, stops what was cancelled, kills what is no longer ours. True when any has ended."""
+        if not self._running:
+            return False
+        owned = self._lane.owned(self._worker_id)
+        before = len(self._running)
+        for (row_id, number), watched in list(self._running.items()):
+            attempt, is_to_stop = owned.get(row_id, (None, False))
+            if watched.process.exit_code is not None:
+                self._settle(row_id, number, given_back=watched.stop_deadline is not None)
+            elif attempt != number:
+                self._kill_disowned(watched)
+            elif is_to_stop:
+                self._stop(watched)
+        return len(self._running) < before
+
+    def ask_to_stop(self) -> None:
+        for each in self:
+            each.stop()
+
+    def give_back(self, *, kill: bool) -> None:
+        """Returns what has left to the queue without counting the attempt."""
+        for (row_id, number), watched in list(self._running.items()):
+            if kill:
+                watched.process.kill()
+            if watched.process.exit_code is not None:
+                self._settle(row_id, number, given_back=True)
+
+    def _kill_disowned(self, watched: Watched) -> None:
+        """An attempt without its row has a moment to leave by itself: it may just have finished."""
+        if watched.stop_deadline is None:
+            watched.stop_deadline = time.monotonic() + self._settings.heartbeat_seconds
+        elif time.monotonic() > watched.stop_deadline:
+            watched.process.kill()
+
+    def _stop(self, watched: Watched) -> None:
+        if watched.stop_deadline is None:
+            watched.process.stop()
+            watched.stop_deadline = time.monotonic() + self._settings.cancel_seconds
+        elif time.monotonic() > watched.stop_deadline:
+            watched.process.kill()
+
+    def _settle(self, row_id: str, attempt: int, *, given_back: bool = False) -> None:
+        """Ends an attempt whose process has left, unless it has already said itself how it ended.
+
+        One that was asked to stop (`given_back`) is not to blame for how it went, even if it had to be killed.
+        """
+        process = self._running[row_id, attempt].process
+        code = process.exit_code
+        assert code is not None
+        process.kill()  # whatever it may have left behind in its session
+        failure = None
+        if given_back or code in (EXIT_STOPPED, EXIT_UNFIT_PARENT):
+            outcome = Outcome.RELEASED
+        else:
+            failure = self._lane.failure(row_id, attempt, code)
+            outcome = Outcome.KILLED if code < 0 else Outcome.CRASHED
+        self._finish(row_id, attempt, outcome, failure)
+        del self._running[row_id, attempt]
+        if code == EXIT_UNFIT_PARENT:
+            raise RuntimeError("the preloaded process is not fit to fork; see the attempt's log")
+
+    def _finish(self, row_id: str, attempt: int, outcome: Outcome, failure: Failure | None) -> None:
+        with suppress(StaleAttempt):  # the usual case: the attempt has settled itself
+            status = self._lane.finish(row_id, attempt, outcome, failure)
+            _log.info("attempt_settled", id=row_id, attempt=attempt, outcome=outcome, status=status)

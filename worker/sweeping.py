@@ -1,0 +1,53 @@
+"""Files of datasets that no row speaks for any more: what a kill leaves behind, and what was deleted."""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from worker.jobs import datasets
+from worker.jobs.db import Database
+from worker.jobs.tables import DatasetStatus
+
+_UPLOAD_SECONDS: Final = 3600  # an archive without a row is younger than this while its request is being answered
+_GONE = (DatasetStatus.INVALID, DatasetStatus.DELETED)
+_log = structlog.get_logger()
+
+
+def sweep(db: Database, data_dir: Path) -> None:
+    """Removes archives that are prepared or given up, half-made folders, and what a deleted upload left.
+
+    Prepared folders that have no row at all are left alone: the database may be the wrong one.
+    """
+    archives = list((data_dir / "uploads").glob("*"))
+    half_made = list((data_dir / "datasets").glob(".preparing-*"))
+    made = [path for path in (data_dir / "datasets").glob("*") if not path.name.startswith(".")]
+    states = datasets.states(db)  # after the files, so that none of them is younger than what is known
+    for path in archives:
+        state = states.get(path.stem)
+        if state in (DatasetStatus.READY, *_GONE) or (state is None and _age(path) > _UPLOAD_SECONDS):
+            _remove(path)
+    for path in half_made:
+        if states.get(path.name.removeprefix(".preparing-").rpartition("-")[0]) is not DatasetStatus.PREPARING:
+            _remove(path)
+    for path in made:
+        state = states.get(path.name.partition(".")[0])
+        if state is DatasetStatus.DELETED or (path.is_dir() and state is DatasetStatus.INVALID):  # its log stays
+            _remove(path)
+
+
+def _age(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0
+
+
+def _remove(path: Path) -> None:
+    _log.info("swept", path=path.name)
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
