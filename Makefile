@@ -12,10 +12,10 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo serve test lint types unit e2e chaos bench image-check clean
+.PHONY: help demo serve test lint types unit e2e chaos bench bench-datasets image-check clean
 
 help: ## Show this help
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 demo: .venv/installed ## The main job, end to end: train FashionMNIST over HTTP, predict ten test pictures
 	@$(BIN)/python -m tests.end_to_end.demo
@@ -38,11 +38,14 @@ unit: .venv/installed ## The unit tier, in seconds
 e2e: .venv/installed ## Over real HTTP with a real worker process, and the README's commands
 	$(PYTEST) -q tests/end_to_end
 
-chaos: .venv/installed ## Kill what can be killed, a few times
-	$(PYTEST) -q tests/chaos
+chaos: .venv/installed ## Kill what can be killed, a few times; KILLS=20 for more
+	$(if $(KILLS),KILLS=$(KILLS) )$(PYTEST) -q tests/chaos
 
 bench: .venv/installed ## Measure: epochd's job beside the tutorial script, and the wait for the first batch
 	@$(BIN)/python -m tests.bench.main_job
+
+bench-datasets: .venv/installed ## Measure: preparing beside a Pillow loop, a 2 GiB upload, 10 GB of pictures (20 GB of disk)
+	@$(BIN)/python -m tests.bench.datasets
 
 image-check: .venv/installed ## Build the image with buildah and run the main job inside it
 	@PYTHON=$(BIN)/python docker/image-check.sh
