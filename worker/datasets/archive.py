@@ -62,6 +62,7 @@ class Unpacked:
     labels: dict[PurePosixPath, bytes] = field(default_factory=dict)  # the tables, wherever they were
     oversized: list[PurePosixPath] = field(default_factory=list)  # pictures whose file is too large
     ignored: Counter[str] = field(default_factory=Counter)  # endings of the names of what is no picture
+    end: int = 0  # of the members, in the file of all pictures
 
 
 def unpack(
@@ -111,17 +112,19 @@ def _take(entry: Entry, path: PurePosixPath, out: BinaryIO, unpacked: Unpacked, 
     if entry.is_folder:
         unpacked.folders.add(path)
     elif path.suffix.lower() in PICTURES:
-        offset = out.tell()
+        offset, size = unpacked.end, 0
         with entry.open() as source:
             while chunk := source.read(_CHUNK):
                 out.write(chunk)
-                if out.tell() - offset > budget.picture_bytes:
+                size += len(chunk)
+                if size > budget.picture_bytes:
                     out.seek(offset)
                     out.truncate()
                     unpacked.oversized.append(path)
                     return
         out.flush()
-        unpacked.members.append(Member(path, offset, out.tell() - offset))
+        unpacked.members.append(Member(path, offset, size))
+        unpacked.end += size
     elif path.name.lower() == LABELS:
         with entry.open() as source:
             table = source.read(budget.labels_bytes + 1)

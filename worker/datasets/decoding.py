@@ -32,6 +32,7 @@ _AHEAD: Final = 4  # chunks a process, so that none waits and few lie about
 _DIGEST_BYTES: Final = 16
 
 Digest = bytes
+Place = tuple[int, int]  # offset and size in the file
 Result = TypeVar("Result")
 
 
@@ -82,7 +83,8 @@ class Decoders:
 
     def _submit(self, work: Callable[..., Result], chunk: Sequence[Member], *arguments: object) -> Future[Result]:
         try:
-            return self._pool.submit(work, self._blob, chunk, *arguments)
+            places = [(member.offset, member.size) for member in chunk]  # a path costs more to send than to decode
+            return self._pool.submit(work, self._blob, places, *arguments)
         except BrokenProcessPool as error:  # found out between two results
             raise _died(chunk) from error
 
@@ -130,18 +132,18 @@ def _died(chunk: Sequence[Member]) -> DecoderDied:
     )
 
 
-def _read(blob: Path, members: Sequence[Member]) -> Iterator[bytes]:
+def _read(blob: Path, places: Sequence[Place]) -> Iterator[bytes]:
     descriptor = os.open(blob, os.O_RDONLY)
     try:
-        for member in members:
-            yield os.pread(descriptor, member.size, member.offset)
+        for offset, size in places:
+            yield os.pread(descriptor, size, offset)
     finally:
         os.close(descriptor)
 
 
-def _inspect(blob: Path, members: Sequence[Member], max_pixels: int) -> list[Inspected]:
+def _inspect(blob: Path, places: Sequence[Place], max_pixels: int) -> list[Inspected]:
     inspected = []
-    for data in _read(blob, members):
+    for data in _read(blob, places):
         header, problem = None, None
         try:
             header = read_header(data, max_pixels=max_pixels)
@@ -151,9 +153,9 @@ def _inspect(blob: Path, members: Sequence[Member], max_pixels: int) -> list[Ins
     return inspected
 
 
-def _decode(blob: Path, members: Sequence[Member], max_pixels: int, shape: Preprocessing) -> Decoded:
+def _decode(blob: Path, places: Sequence[Place], max_pixels: int, shape: Preprocessing) -> Decoded:
     images, digests, problems = [], [], {}
-    for place, data in enumerate(_read(blob, members)):
+    for place, data in enumerate(_read(blob, places)):
         try:
             pixels = shape.picture(data, max_pixels=max_pixels).numpy()
         except (BadImage, ImageTooLarge) as error:

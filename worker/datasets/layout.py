@@ -73,8 +73,8 @@ def _root(unpacked: Unpacked) -> PurePosixPath:
 
 
 def _from_folders(unpacked: Unpacked, root: PurePosixPath) -> Layout:
-    inside = [(member, member.path.relative_to(root).parts) for member in unpacked.members]
-    inside.sort(key=lambda item: (item[0].path.name, item[0].path))
+    inside = [(member, member.path.parts[len(root.parts) :]) for member in unpacked.members]
+    inside.sort(key=lambda item: (item[1][-1], item[1]))
     splits = _splits({parts[0] for _, parts in inside if len(parts) > 1})
     depth = 1 if splits else 0  # of the class in a path
     found: list[tuple[Member, str, SplitName | None]] = []
