@@ -42,8 +42,8 @@ def epoch_order(split: Split, seed: int, epoch: int) -> Order:
 
 
 def lying_order(split: Split) -> Order:
-    """The pictures as they lie."""
-    if split.images.nbytes <= _WHOLE_BYTES:
+    """The pictures as they lie; by windows as soon as there is more than one, since that changes no order."""
+    if split.images.nbytes <= _WINDOW_BLOCKS * _BLOCK_BYTES:
         return Order(None, [])
     step = max(1, _WINDOW_BLOCKS * _BLOCK_BYTES // split.images[0].nbytes)
     ends = [(start, min(start + step, len(split))) for start in range(0, len(split), step)]

@@ -137,8 +137,10 @@ def test_a_larger_split_is_shuffled_in_windows() -> None:
 
 
 @pytest.mark.usefixtures("small_memory")
-def test_pictures_as_they_lie_have_windows_where_they_are_many() -> None:
-    assert lying_order(split(100)) == Order(None, [])
+def test_pictures_as_they_lie_have_windows_where_they_are_more_than_one() -> None:
+    one = WINDOW * (BLOCK * PICTURE_BYTES + 7) // PICTURE_BYTES
+    assert lying_order(split(one)) == Order(None, [])
+    assert len(lying_order(split(one + 1)).windows) == 2
     large = lying_order(split(101))
     assert large.indices is None
     step = WINDOW * (BLOCK * PICTURE_BYTES + 7) // PICTURE_BYTES
