@@ -8,7 +8,7 @@ from fastapi.security import HTTPBearer
 from sqlmodel import col, select
 from starlette.types import ASGIApp, Receive, Scope, Send
 from worker.jobs.db import Database, now
-from worker.jobs.errors import Unauthenticated
+from worker.jobs.errors import CrossSite, Unauthenticated
 from worker.jobs.settings import Settings
 from worker.jobs.tables import ApiKey
 
@@ -69,7 +69,8 @@ class RequireKey:
         if scope["type"] != "lifespan" and scope["path"] not in PUBLIC:
             try:
                 scope["app"].state.keys.check(_presented(scope))
-            except Unauthenticated as error:
+                _refuse_other_sites(scope)
+            except (Unauthenticated, CrossSite) as error:
                 await response_to(error, scope["state"]["request_id"])(scope, receive, send)
                 return
         await self._app(scope, receive, send)
@@ -82,6 +83,14 @@ def _presented(scope: Scope) -> bytes:
         if name == b"authorization" and scheme.lower() == b"bearer":
             return bytes(token.strip())
     return b""
+
+
+def _refuse_other_sites(scope: Scope) -> None:
+    """A browser lets any page send a form anywhere, and on loopback there may be no key. Raises CrossSite."""
+    if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+        for name, value in scope["headers"]:
+            if name == b"sec-fetch-site" and value not in (b"same-origin", b"none"):
+                raise CrossSite
 
 
 def _digest(key: bytes) -> bytes:

@@ -16,6 +16,7 @@ from worker.jobs.errors import EpochdError
 STATUS: dict[type[EpochdError], HTTPStatus] = {
     errors.InvalidRequest: HTTPStatus.BAD_REQUEST,
     errors.Unauthenticated: HTTPStatus.UNAUTHORIZED,
+    errors.CrossSite: HTTPStatus.FORBIDDEN,
     errors.NotFound: HTTPStatus.NOT_FOUND,
     errors.Conflict: HTTPStatus.CONFLICT,
     errors.NotReady: HTTPStatus.CONFLICT,

@@ -167,7 +167,7 @@ class DatasetSummary(BaseModel):
     )
     progress: PreparingBody | None = Field(description="While it is being prepared")
     task: Task
-    class_count: int | None
+    classes: list[str] | None = Field(description="Label of each class index; null for regression")
     channels: int | None = Field(description="1 for grey, 3 for colour")
     height: int | None
     width: int | None
@@ -194,7 +194,7 @@ class DatasetSummary(BaseModel):
                 if is_preparing
                 else None,
                 "task": datasets.task(dataset),
-                "class_count": len(card["classes"]) if card.get("classes") else None,
+                "classes": card.get("classes") or None,
                 **{
                     name: card.get(name)
                     for name in ("channels", "height", "width", "train_count", "test_count", "sha256")

@@ -3,17 +3,23 @@ breaks off.
 """
 
 import errno
-from collections.abc import AsyncIterator
+import fcntl
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Generic, TypeVar
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from worker.jobs.archives import HEAD_BYTES, kind_of
 from worker.jobs.errors import BadArchive, DiskFull, InvalidRequest
+from worker.jobs.settings import SPARE_BYTES
+
+T = TypeVar("T")
 
 ARCHIVE, FORM = "archive", "dataset"  # the parts of the form
 FORM_BYTES = 64 * 2**10
@@ -25,21 +31,22 @@ _USAGE = (
 
 
 @asynccontextmanager
-async def received(request: Request, path: Path) -> AsyncIterator[bytes]:
-    """Streams the form's archive to `path`, and gives the text of the form. The block moves the file away, or it goes.
+async def received(request: Request, path: Path, validate: Callable[[bytes], T]) -> AsyncIterator[T]:
+    """Streams the form's archive to `path`, and gives what `validate` makes of the form's text, as soon as each can be
+    judged. The block moves the file away, or it goes.
 
-    Raises InvalidRequest, BadArchive, DiskFull.
+    Raises InvalidRequest, BadArchive, DiskFull, and what `validate` raises.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
-            form = await _receive(request, file)
-        with path.open("rb") as file:
-            if kind_of(file.read(HEAD_BYTES)) is None:
-                raise BadArchive
-        yield form
+            fcntl.flock(file, fcntl.LOCK_EX)  # the sweep takes one that nobody holds
+            form = await _receive(request, file, validate)
+            yield form
     except FormParserError as error:
         raise InvalidRequest(f"The form cannot be read. {_USAGE}") from error
+    except ClientDisconnect as error:
+        raise InvalidRequest("The upload broke off.") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull from error
@@ -48,9 +55,9 @@ async def received(request: Request, path: Path) -> AsyncIterator[bytes]:
         path.unlink(missing_ok=True)
 
 
-async def _receive(request: Request, file: IO[bytes]) -> bytes:
+async def _receive(request: Request, file: IO[bytes], validate: Callable[[bytes], T]) -> T:
     _, options = parse_options_header(request.headers.get("content-type"))
-    form = _Form(options.get(b"boundary", b""), file)
+    form = _Form(options.get(b"boundary", b""), file, validate)
     waiting = bytearray()
     async for chunk in request.stream():
         waiting += chunk
@@ -58,20 +65,22 @@ async def _receive(request: Request, file: IO[bytes]) -> bytes:
             await run_in_threadpool(form.feed, bytes(waiting))
             waiting.clear()
     await run_in_threadpool(form.feed, bytes(waiting))
-    return form.end()
+    return await run_in_threadpool(form.end)
 
 
-class _Form:
+class _Form(Generic[T]):
     """Takes a multipart body apart as it comes."""
 
-    def __init__(self, boundary: bytes, file: IO[bytes]) -> None:
+    def __init__(self, boundary: bytes, file: IO[bytes], validate: Callable[[bytes], T]) -> None:
         if not boundary:
             raise InvalidRequest(f"The form has no boundary. {_USAGE}")
-        self._file = file
+        self._file, self._validate = file, validate
+        self._head = bytearray()  # of the archive
         self._text = bytearray()
         self._header, self._value, self._disposition = bytearray(), bytearray(), b""
         self._part = ""
         self._seen: list[str] = []
+        self._form: T | None = None
         self._parser = MultipartParser(
             boundary,
             {
@@ -80,18 +89,24 @@ class _Form:
                 "on_header_end": self._on_header_end,
                 "on_headers_finished": self._on_headers_finished,
                 "on_part_data": self._on_part_data,
+                "on_part_end": self._on_part_end,
                 "on_end": lambda: self._seen.append("end"),
             },
         )
 
     def feed(self, data: bytes) -> None:
+        if shutil.disk_usage(self._file.name).free < SPARE_BYTES:  # the database and running jobs need some
+            raise DiskFull
         self._parser.write(data)
 
-    def end(self) -> bytes:
+    def end(self) -> T:
+        """The form. What was received is on the disk from now on."""
         self._parser.finalize()
-        if sorted(self._seen) != sorted((ARCHIVE, FORM, "end")):
+        if sorted(self._seen) != sorted((ARCHIVE, FORM, "end")) or self._form is None:
             raise InvalidRequest(_USAGE)
-        return bytes(self._text)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self._form
 
     def _on_header_end(self) -> None:
         if self._header.lower() == b"content-disposition":
@@ -108,11 +123,25 @@ class _Form:
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._part == ARCHIVE:
+            if len(self._head) < HEAD_BYTES:
+                self._head += data[start:end][:HEAD_BYTES]
+                if len(self._head) >= HEAD_BYTES:
+                    self._judge_archive()
             _write(self._file, data[start:end])
             return
         self._text += data[start:end]
         if len(self._text) > FORM_BYTES:
             raise InvalidRequest(f"The form's text is longer than {FORM_BYTES} bytes.")
+
+    def _on_part_end(self) -> None:
+        if self._part == FORM:
+            self._form = self._validate(bytes(self._text))
+        else:
+            self._judge_archive()
+
+    def _judge_archive(self) -> None:
+        if kind_of(bytes(self._head)) is None:
+            raise BadArchive
 
 
 def _write(file: IO[bytes], data: bytes) -> None:

@@ -21,13 +21,13 @@ TRAIN, TEST = 500, 100  # no multiple of 64: the last batch is short
 @cache
 def _whole() -> Source:
     with TemporaryDirectory() as folder:
-        return fashion_mnist.read(Settings(data_dir=Path(folder)))
+        return fashion_mnist.read(Settings(data_dir=Path(folder)), Path(folder))
 
 
 def prepare_tiny(data_dir: Path, train: int = TRAIN, test: int = TEST) -> Prepared:
     """Prepares the first pictures under the name fashion-mnist in this data folder."""
     whole = _whole()
-    folder = data_dir / "datasets" / "fashion-mnist"
+    folder = data_dir / "datasets" / "fashion-mnist-v1"
     folder.mkdir(parents=True)
     small = Source(
         classes=whole.classes,

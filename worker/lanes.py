@@ -52,7 +52,7 @@ class Lane(Protocol):
     def finish(self, row_id: str, attempt: int, outcome: Outcome, failure: Failure | None) -> str: ...
 
 
-class Training:
+class TrainingLane:
     name = "training"
 
     def __init__(self, settings: Settings, db: Database, launcher: LocalLauncher) -> None:
@@ -79,7 +79,7 @@ class Training:
         return queue.finish(self._db, row_id, attempt, outcome, failure, max_attempts=self._settings.max_attempts)
 
 
-class Preparing:
+class PreparingLane:
     name = "preparing"
     room = 1
 

@@ -4,7 +4,6 @@ It never loads torch. Signals set a flag; the one loop below acts on it.
 """
 
 import fcntl
-import os
 import signal
 import socket
 import time
@@ -19,12 +18,14 @@ import structlog
 
 from worker.jobs import datasets, queue, workers
 from worker.jobs.db import DATABASE_AWAY, Database
+from worker.jobs.processes import is_unlocked
 from worker.jobs.settings import Settings
-from worker.lanes import Attempts, Preparing, Training
+from worker.lanes import Attempts, PreparingLane, TrainingLane
 from worker.launchers.local import LocalLauncher, wait_any
 from worker.sweeping import sweep
 
 _DATABASE_RETRY_SECONDS: Final = 1.0
+_SWEEP_SECONDS: Final = 60.0
 _log = structlog.get_logger()
 
 
@@ -32,10 +33,10 @@ class Supervisor:
     def __init__(self, settings: Settings, db: Database, launcher: LocalLauncher) -> None:
         self._settings, self._db, self._launcher = settings, db, launcher
         self._id = str(uuid.uuid4())  # a new one at each start: a restarted host is not the same worker
-        lanes = (Training(settings, db, launcher), Preparing(settings, db, launcher))
+        lanes = (TrainingLane(settings, db, launcher), PreparingLane(settings, db, launcher))
         self._lanes = [Attempts(lane, settings, self._id) for lane in lanes]
         self._signals: list[int] = []
-        self._next_heartbeat = 0.0
+        self._next_heartbeat = self._next_sweep = 0.0
 
     def run(self) -> None:
         """Works until SIGTERM or SIGINT; gives its jobs back then. A second signal leaves at once."""
@@ -43,7 +44,6 @@ class Supervisor:
             signal.signal(number, self._on_signal)
         with self._lock():
             self._rescue()
-            sweep(self._db, self._settings.data_dir)
             self._launcher.warm_up()
             workers.register(self._db, self._id, socket.gethostname())  # only now: who cannot fork is no worker
             _log.info("worker_ready", worker=self._id, slots=self._settings.slots)
@@ -82,15 +82,18 @@ class Supervisor:
         training, preparing = self._lanes
         training.watch()
         if preparing.watch():
-            self._after_preparing()
+            self._tidy(now=True)
         for attempts in self._lanes:
             attempts.claim()
         self._wait()
 
-    def _after_preparing(self) -> None:
+    def _tidy(self, *, now: bool = False) -> None:
+        """What follows from a dataset's end, whoever saw it end."""
         if failed := queue.fail_hopeless(self._db):
             _log.warning("jobs_without_dataset", jobs=failed)
-        sweep(self._db, self._settings.data_dir)
+        if now or time.monotonic() >= self._next_sweep:
+            sweep(self._db, self._settings.data_dir)
+            self._next_sweep = time.monotonic() + _SWEEP_SECONDS
 
     def _wait(self) -> None:
         wait_any([process for attempts in self._lanes for process in attempts], self._settings.poll_seconds)
@@ -108,7 +111,7 @@ class Supervisor:
                     attempts.give_back(kill=kill)
 
     def _rescue(self) -> None:
-        dead = [path.stem for path in self._lock_files() if _is_unlocked(path)]
+        dead = [path.stem for path in self._lock_files() if is_unlocked(path)]
         maximum = self._settings.max_attempts
         prepared = datasets.rescue(self._db, max_attempts=maximum, dead_workers=dead)
         rescued = queue.rescue(self._db, max_attempts=maximum, dead_workers=dead)
@@ -116,8 +119,7 @@ class Supervisor:
             (self._settings.data_dir / "workers" / f"{worker_id}.lock").unlink(missing_ok=True)
         if prepared or rescued:
             _log.warning("rescued", jobs=rescued, datasets=prepared)
-        if prepared:
-            self._after_preparing()
+        self._tidy()
 
     def _lock_files(self) -> list[Path]:
         folder = self._settings.data_dir / "workers"
@@ -125,18 +127,3 @@ class Supervisor:
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self._signals.append(number)
-
-
-def _is_unlocked(path: Path) -> bool:
-    try:
-        descriptor = os.open(path, os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    else:
-        return True
-    finally:
-        os.close(descriptor)

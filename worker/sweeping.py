@@ -9,9 +9,11 @@ import structlog
 
 from worker.jobs import datasets
 from worker.jobs.db import Database
+from worker.jobs.processes import is_unlocked
 from worker.jobs.tables import DatasetStatus
 
-_UPLOAD_SECONDS: Final = 3600  # an archive without a row is younger than this while its request is being answered
+_ROW_SECONDS: Final = 24 * 3600  # an archive has its row in an instant, unless the database is the wrong one
+_LOCK_SECONDS: Final = 10  # what is being received is locked before it is this old
 _GONE = (DatasetStatus.INVALID, DatasetStatus.DELETED)
 _log = structlog.get_logger()
 
@@ -27,7 +29,9 @@ def sweep(db: Database, data_dir: Path) -> None:
     states = datasets.states(db)  # after the files, so that none of them is younger than what is known
     for path in archives:
         state = states.get(path.stem)
-        if state in (DatasetStatus.READY, *_GONE) or (state is None and _age(path) > _UPLOAD_SECONDS):
+        is_broken_off = path.suffix == ".receiving" and _age(path) > _LOCK_SECONDS and is_unlocked(path)
+        is_forgotten = path.suffix == ".archive" and state is None and _age(path) > _ROW_SECONDS
+        if state in (DatasetStatus.READY, *_GONE) or is_broken_off or is_forgotten:
             _remove(path)
     for path in half_made:
         if states.get(path.name.removeprefix(".preparing-").rpartition("-")[0]) is not DatasetStatus.PREPARING:

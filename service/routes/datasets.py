@@ -1,9 +1,13 @@
 """Datasets: list, look, upload, prepare a built-in one, delete."""
 
 import shutil
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
+from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
@@ -24,7 +28,7 @@ from service.uploads import ARCHIVE, FORM, FORM_BYTES, received
 router = APIRouter(prefix="/datasets", tags=["datasets"])
 
 P = TypeVar("P", bound=Part)
-NamePath = Annotated[str, Path(max_length=64, description="The dataset's name")]
+NamePath = Annotated[str, PathParameter(max_length=64, description="The dataset's name")]
 
 
 class BuiltIn(Part):
@@ -125,14 +129,20 @@ def delete(name: NamePath, db: DatabaseDep, settings: SettingsDep, query: Annota
 async def _upload(request: Request, db: Database, settings: Settings) -> Dataset:
     dataset_id = new_id()
     archive = settings.data_dir / datasets.archive_path(dataset_id)
-    async with received(request, archive.with_suffix(".receiving")) as text:
-        form = _validated(Form, text)
-        archive.with_suffix(".receiving").rename(archive)
-        try:
-            return await run_in_threadpool(datasets.add_upload, db, dataset_id, form)
-        except BaseException:
-            archive.unlink()
-            raise
+    async with received(request, archive.with_suffix(".receiving"), partial(_validated, Form)) as form:
+        return await run_in_threadpool(_accept, db, archive, dataset_id, form)
+
+
+def _accept(db: Database, archive: Path, dataset_id: str, form: Form) -> Dataset:
+    """Row after file: one that is accepted has its archive, whatever happens."""
+    archive.with_suffix(".receiving").rename(archive)
+    try:
+        return datasets.add_upload(db, dataset_id, form)
+    except Exception:  # the answer may have got lost, not the row; what is unsure is left to the sweep
+        with suppress(Exception):
+            if not datasets.is_known(db, dataset_id):
+                archive.unlink()
+        raise
 
 
 async def _built_in(request: Request, db: Database) -> Dataset:

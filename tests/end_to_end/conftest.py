@@ -22,7 +22,7 @@ def fresh_data_dir(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
     def make() -> Path:
         data_dir = tmp_path_factory.mktemp("data")
-        folder = data_dir / "datasets" / "fashion-mnist"
+        folder = data_dir / "datasets" / "fashion-mnist-v1"
         folder.mkdir(parents=True)
         for file in prepared.iterdir():
             os.link(file, folder / file.name)

@@ -119,7 +119,7 @@ def show_progress(bar: Progress, task: TaskID, job: dict[str, Any]) -> None:
 
 def test_pictures(data_dir: Path) -> Iterator[tuple[bytes, str]]:
     """The first test picture of each class as a PNG file, with its true class."""
-    folder = data_dir / "datasets" / "fashion-mnist"
+    folder = data_dir / "datasets" / "fashion-mnist-v1"
     if not folder.exists():  # the epochd at --url keeps its own
         from tests.tiny import prepare_whole
 

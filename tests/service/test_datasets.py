@@ -100,7 +100,7 @@ def test_a_dataset_shows_how_far_its_preparing_is_and_what_it_became(client: Tes
     finding = Finding(kind=FindingKind.LEAKAGE, count=3, detail="Tested on what was trained on.")
     datasets.set_ready(db, claimed.id, 1, card(name="shoes", findings=[finding]))
     body = client.get("/datasets/shoes").json()
-    assert (body["status"], body["progress"], body["class_count"]) == ("ready", None, 2)
+    assert (body["status"], body["progress"], body["classes"]) == ("ready", None, ["cat", "dog"])
     assert (body["channels"], body["height"], body["train_count"], body["test_count"]) == (1, 28, 500, 100)
     assert body["sha256"] == body["card"]["sha256"]
     assert body["card"]["findings"] == [finding.model_dump(mode="json")]
@@ -127,7 +127,7 @@ def test_built_in_datasets_are_listed_among_the_others(client: TestClient) -> No
     listed = {each["name"]: each for each in client.get("/datasets").json()["data"]}
     assert listed.keys() == {*BUILT_IN, "shoes"}
     assert list(listed) == sorted(listed)
-    assert (listed["fashion-mnist"]["status"], listed["fashion-mnist"]["class_count"]) == ("ready", 2)
+    assert (listed["fashion-mnist"]["status"], len(listed["fashion-mnist"]["classes"])) == ("ready", 2)
     assert (listed["mnist"]["status"], listed["mnist"]["version"], listed["mnist"]["built_in"]) == (
         "available",
         None,
@@ -210,6 +210,7 @@ def test_one_version_is_deleted_alone(client: TestClient) -> None:
         ({"image_size": 0}, "#/image_size"),
         ({"image_size": 1025}, "#/image_size"),
         ({"image_size": [28]}, "#/image_size"),
+        ({"image_size": [28, 0]}, "#/image_size/1"),
         ({"image_size": "28"}, "#/image_size"),
         ({"channels": "red"}, "#/channels"),
         ({"channels": 3}, "#/channels"),
@@ -326,3 +327,68 @@ def test_the_form_is_described(client: TestClient) -> None:
     form = described["multipart/form-data"]["schema"]["properties"]["dataset"]["properties"]
     assert form.keys() == {"name", "task", "image_size", "channels", "test_fraction", "strict"}
     assert all(field["description"] for field in form.values())
+
+
+def test_deleting_an_old_version_of_a_built_in_dataset_leaves_the_new_ones_files(
+    client: TestClient, db: Database, data_dir: Path
+) -> None:
+    client.delete("/datasets/fashion-mnist")
+    folders = []
+    for _ in range(2):
+        client.post("/datasets", json={"name": "fashion-mnist"})
+        claimed = datasets.claim(db, "worker-1", LEASE_SECONDS)
+        assert claimed is not None
+        folder = data_dir / datasets.folder(claimed)
+        folder.mkdir(parents=True)
+        folders.append(folder)
+        if len(folders) == 1:
+            datasets.set_invalid(db, claimed.id, 1, Failure.of(DatasetInvalid()))
+        else:
+            datasets.set_ready(db, claimed.id, 1, card())
+    old, new = client.get("/datasets/fashion-mnist").json()["versions"][::-1]
+    assert client.delete(f"/datasets/fashion-mnist?version={old}").status_code == 204
+    assert [folder.exists() for folder in folders] == [False, True]
+    assert client.get("/datasets/fashion-mnist").json()["version"] == new
+    folders[1].rmdir()
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_a_page_of_another_site_cannot_send_a_form(client: TestClient, uploads: Path, site: str) -> None:
+    request_ = multipart(*GOOD)
+    request_["headers"] |= {"Sec-Fetch-Site": site}
+    assert_problem(client.post("/datasets", **request_), 403, "cross_site")
+    assert not uploads.exists() or list(uploads.iterdir()) == []
+    request_["headers"] |= {"Sec-Fetch-Site": "same-origin"}
+    assert client.post("/datasets", **request_).status_code == 202
+    assert client.get("/datasets", headers={"Sec-Fetch-Site": site}).status_code == 200
+
+
+def test_what_is_wrong_with_the_form_is_said_before_the_archive_is_read(client: TestClient) -> None:
+    def body() -> Iterator[bytes]:
+        yield (
+            b"--frontier\r\n" + part("dataset", b'{"name": "Shoes"}') + b"\r\n--frontier\r\n" + part("archive", ARCHIVE)
+        )
+        for _ in range(4):  # the test's client is a little ahead
+            yield bytes(2**21)
+        raise AssertionError("nobody should ask for more")
+
+    answer = client.post("/datasets", content=body(), headers=multipart()["headers"])
+    assert_problem(answer, 422, "validation_error")
+
+
+def test_an_upload_that_finds_the_disk_nearly_full_is_refused(
+    client: TestClient, uploads: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.uploads, "SPARE_BYTES", 2**62)
+    assert_problem(upload(client), 507, "disk_full")
+    assert list(uploads.iterdir()) == []
+
+
+def test_the_version_that_can_be_used_is_named_when_the_newest_cannot(client: TestClient, db: Database) -> None:
+    upload(client)
+    prepared(db)
+    upload(client)
+    claimed = datasets.claim(db, "worker-1", LEASE_SECONDS)
+    assert claimed is not None
+    datasets.set_invalid(db, claimed.id, 1, Failure.of(DatasetInvalid("There is one class only.")))
+    assert "Version 1 is ready" in client.post("/jobs", json={"dataset": {"name": "shoes"}}).json()["detail"]

@@ -32,6 +32,7 @@ INTERNAL = {
     errors.StaleAttempt,
     errors.Killed,
     errors.Crashed,
+    errors.Stalled,
     errors.WorkerLost,
     errors.SchemaTooNew,
 }

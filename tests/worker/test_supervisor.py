@@ -14,6 +14,8 @@ import worker.supervisor
 from tests.worker.jobs.making import card, make_ready
 from worker.jobs import datasets, queue, records
 from worker.jobs.db import Database
+from worker.jobs.errors import BadArchive
+from worker.jobs.failures import Failure
 from worker.jobs.form import Form
 from worker.jobs.ids import new_id
 from worker.jobs.processes import EXIT_DONE, EXIT_STOPPED, EXIT_UNFIT_PARENT
@@ -313,3 +315,15 @@ def test_a_dead_workers_dataset_is_taken_over_at_once(
     with supervise():
         until(lambda: (dataset_id, 2) in launcher.started)
     assert datasets.by_id(db, dataset_id).lost == 1
+
+
+def test_jobs_whose_dataset_is_invalid_fail_even_if_nobody_saw_it_end(
+    settings: Settings, db: Database, launcher: FakeLauncher, supervise: Supervise
+) -> None:
+    dataset_id = waiting_upload(db, settings)
+    job_id = queue.enqueue(db, Spec.model_validate({"dataset": {"name": "shoes"}})).id
+    assert datasets.claim(db, "killed since", 3600) is not None
+    datasets.set_invalid(db, dataset_id, 1, Failure.of(BadArchive()))
+    with supervise():
+        until(lambda: queue.get(db, job_id).status == Status.FAILED)
+    assert not (settings.data_dir / datasets.archive_path(dataset_id)).exists()

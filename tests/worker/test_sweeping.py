@@ -1,5 +1,6 @@
 """What a kill at a bad moment leaves behind goes; what a row speaks for, or might, stays."""
 
+import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -83,21 +84,33 @@ def test_prepared_files_that_no_row_knows_are_left_alone(db: Database, tmp_path:
     assert {name for name, path in paths.items() if path.exists()} == {"archive", "folder", "log"}
 
 
-@pytest.mark.parametrize("name", [f"{STRANGER}.archive", f"{STRANGER}.receiving"])
-def test_an_upload_that_broke_off_goes_after_an_hour(db: Database, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "seconds"), [(f"{STRANGER}.archive", 24 * 3600), (f"{STRANGER}.receiving", 10)])
+def test_an_upload_that_broke_off_goes_after_a_while(db: Database, tmp_path: Path, name: str, seconds: float) -> None:
     path = tmp_path / "uploads" / name
     path.parent.mkdir()
     path.write_text("x")
     sweep(db, tmp_path)
     assert path.exists()
-    os.utime(path, (time.time() - 3601,) * 2)
+    os.utime(path, (time.time() - seconds - 1,) * 2)
+    sweep(db, tmp_path)
+    assert not path.exists()
+
+
+def test_an_upload_that_is_being_received_stays_however_slow_it_is(db: Database, tmp_path: Path) -> None:
+    path = tmp_path / "uploads" / f"{STRANGER}.receiving"
+    path.parent.mkdir()
+    with path.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        os.utime(path, (time.time() - 100_000,) * 2)
+        sweep(db, tmp_path)
+        assert path.exists()
     sweep(db, tmp_path)
     assert not path.exists()
 
 
 def test_a_built_in_datasets_folder_stays_and_its_scratch_goes(db: Database, tmp_path: Path) -> None:
     make_ready(db)
-    paths = files_of(tmp_path, "fashion-mnist")
+    paths = files_of(tmp_path, "fashion-mnist-v1")
     sweep(db, tmp_path)
     assert paths["folder"].exists()
     assert not paths["scratch"].exists()
@@ -106,8 +119,8 @@ def test_a_built_in_datasets_folder_stays_and_its_scratch_goes(db: Database, tmp
 def test_the_scratch_of_a_built_in_dataset_stays_while_it_is_prepared(db: Database, tmp_path: Path) -> None:
     datasets.prepare_built_in(db, "emnist-mnist")
     assert datasets.claim(db, "worker-1", 60) is not None
-    paths = files_of(tmp_path, "emnist-mnist")
-    others = files_of(tmp_path, "mnist")
+    paths = files_of(tmp_path, "emnist-mnist-v1")
+    others = files_of(tmp_path, "mnist-v1")
     sweep(db, tmp_path)
     assert paths["scratch"].exists()
     assert not others["scratch"].exists()

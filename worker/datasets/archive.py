@@ -5,6 +5,7 @@ processes can read them by offset. An archive that is refused is refused whole, 
 """
 
 import errno
+import shutil
 import struct
 import tarfile
 import zipfile
@@ -15,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Final
 
-from worker.jobs.errors import ArchiveTooLarge, BadArchive
-from worker.jobs.settings import Settings
+from worker.jobs.errors import ArchiveTooLarge, BadArchive, DiskFull
+from worker.jobs.settings import SPARE_BYTES, Settings
 
 from .containers import Entry, entries
 from .names import Names, is_clutter
@@ -26,6 +27,7 @@ LABELS: Final = "labels.csv"
 _MAX_LABELS_BYTES: Final = 64 * 2**20
 _MAX_RATIO, _ANY_RATIO_BYTES = 100, 64 * 2**20
 _CHUNK: Final = 2**20
+_LOOK_BYTES: Final = 16 * 2**20  # between two looks at the disk
 # What the standard library raises on archives that are damaged or were made to harm.
 _DAMAGED = (
     zipfile.BadZipFile,
@@ -43,7 +45,7 @@ _DAMAGED = (
 
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
-Watch = Callable[[int, int], None]  # is told how many are done, and of how many (0: nobody knows)
+Count = Callable[[int, int], None]  # is told how many are done, and of how many (0: nobody knows)
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,12 @@ class Unpacked:
 
 
 def unpack(
-    archive: Path, blob: Path, settings: Settings, unpacked: Unpacked, watch: Watch
+    archive: Path, blob: Path, settings: Settings, unpacked: Unpacked, count: Count
 ) -> Generator[Member, None, None]:
     """Copies the archive's pictures into `blob`, and yields each when it can be read there; at the end `unpacked` is
     whole. Raises BadArchive, UnsafePath and ArchiveTooLarge.
     """
-    budget = _Budget(settings, archive.stat().st_size)
+    budget = _Budget(settings, archive.stat().st_size, blob.parent)
     names = Names(settings.max_entries)
     with blob.open("wb") as out:
         try:
@@ -84,7 +86,7 @@ def unpack(
                         known = len(unpacked.members)
                         _take(entry, path, out, unpacked, budget)
                         yield from unpacked.members[known:]
-                    watch(done, total)
+                    count(done, total)
         except _DAMAGED as error:
             if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
                 raise
@@ -96,7 +98,8 @@ def unpack(
 class _Budget:
     """How much may come out of an archive, in real bytes: what its headers promise counts for nothing."""
 
-    def __init__(self, settings: Settings, archive_bytes: int) -> None:
+    def __init__(self, settings: Settings, archive_bytes: int, folder: Path) -> None:
+        self._folder = folder
         self.picture_bytes = settings.max_image_bytes
         self.labels_bytes = _MAX_LABELS_BYTES  # of all tables: they are held in memory
         self._bytes = min(settings.max_unpacked_bytes, max(_MAX_RATIO * archive_bytes, _ANY_RATIO_BYTES))
@@ -104,6 +107,9 @@ class _Budget:
 
     def spend(self, number: int) -> None:
         self._spent += number
+        is_time_to_look = self._spent // _LOOK_BYTES != (self._spent - number) // _LOOK_BYTES
+        if is_time_to_look and shutil.disk_usage(self._folder).free < SPARE_BYTES:
+            raise DiskFull
         if self._spent > self._bytes:
             raise ArchiveTooLarge(f"The archive unpacks to more than {self._bytes} bytes.")
 

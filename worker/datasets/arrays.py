@@ -35,6 +35,7 @@ class Writer:
 
     def add(self, images: NDArray[np.uint8], labels: NDArray[Any]) -> None:
         """uint8 N x C x H x W, and int64 N (classes) or float32 N x targets."""
+        assert images.dtype == np.uint8
         assert images.shape[1:] == self._shape
         assert len(images) == len(labels)
         data = np.ascontiguousarray(images)

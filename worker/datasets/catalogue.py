@@ -39,18 +39,18 @@ class Reader:
     archive: tuple[str, str] | None = None  # of all files: its name and md5
 
 
-def read(settings: Settings, name: str, watch: Watch) -> Source:
-    """The pictures and labels, from the first place that has them. Raises DatasetMissing."""
+def read(settings: Settings, name: str, scratch: Path, watch: Watch) -> Source:
+    """The pictures and labels, from the first place that has them; what is fetched lies in `scratch` meanwhile, since
+    /tmp may be small. Raises DatasetMissing.
+    """
     watch("fetching", 0, 0)
     if name == "fashion-mnist":
-        return fashion_mnist.read(settings)
+        return fashion_mnist.read(settings, scratch)
     if name == "svhn" and importlib.util.find_spec("scipy") is None:
         raise DatasetMissing("SVHN comes in MATLAB's format, and reading that needs scipy: pip install 'epochd[svhn]'.")
     reader = READERS[name]
-    scratch_dir = settings.data_dir / "datasets"  # /tmp may be small; the sweep takes what a kill leaves here
-    scratch_dir.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".preparing-{name}-", dir=scratch_dir) as scratch:
-        root = Path(scratch)
+    with TemporaryDirectory(dir=scratch) as folder:
+        root = Path(folder)
         _bring(settings.data_dir / "sources" / name, root / reader.folder, reader)
         train, test = _load(reader, root, name, allow_download=settings.allow_download)
         return _source(name, train, test)

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -27,7 +27,9 @@ from worker.jobs.processes import cores, die_with_parent
 from .archive import Member
 from .pictures import Header, Preprocessing, read_header
 
-_CHUNK_PICTURES, _CHUNK_BYTES = 128, 4 * 2**20  # of files that one process decodes at a time
+_CHUNK_PICTURES = 128  # that one process decodes at a time, unless
+_CHUNK_BYTES = 4 * 2**20  # their files,
+_CHUNK_PIXELS = 8 * 2**20  # or what they become, are larger than this
 _AHEAD: Final = 4  # chunks a process, so that none waits and few lie about
 _DIGEST_BYTES: Final = 16
 
@@ -66,15 +68,18 @@ class Decoders:
 
     def inspect(self, members: Iterable[Member]) -> Iterator[list[Inspected]]:
         """In chunks, in order. Raises DecoderDied."""
-        return self._run(_inspect, members, self._max_pixels)
+        return self._run(_inspect, members, _CHUNK_PICTURES, self._max_pixels)
 
     def decode(self, members: Sequence[Member], shape: Preprocessing) -> Iterator[Decoded]:
         """In chunks, in order. Raises DecoderDied."""
-        return self._run(_decode, members, self._max_pixels, shape)
+        most = max(1, min(_CHUNK_PICTURES, _CHUNK_PIXELS // (shape.channels * shape.height * shape.width)))
+        return self._run(_decode, members, most, self._max_pixels, shape)
 
-    def _run(self, work: Callable[..., Result], members: Iterable[Member], *arguments: object) -> Iterator[Result]:
+    def _run(
+        self, work: Callable[..., Result], members: Iterable[Member], most: int, *arguments: object
+    ) -> Iterator[Result]:
         waiting: deque[tuple[Sequence[Member], Future[Result]]] = deque()
-        for chunk in _chunks(members):
+        for chunk in _chunks(members, most):
             waiting.append((chunk, self._submit(work, chunk, *arguments)))
             if len(waiting) >= _AHEAD * cores():
                 yield _result(*waiting.popleft())
@@ -95,6 +100,10 @@ def decoders(blob: Path, max_pixels: int) -> Iterator[Decoders]:
     pool = ProcessPoolExecutor(cores(), mp_context=get_context("fork"), initializer=_begin)
     try:
         yield Decoders(pool, blob, max_pixels)
+    except BaseException:
+        for process in active_children():  # one that hangs would be waited for
+            process.kill()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -105,11 +114,11 @@ def _begin() -> None:
     torch.set_num_threads(1)
 
 
-def _chunks(members: Iterable[Member]) -> Iterator[Sequence[Member]]:
+def _chunks(members: Iterable[Member], most: int) -> Iterator[Sequence[Member]]:
     chunk: list[Member] = []
     size = 0
     for member in members:
-        if chunk and (len(chunk) >= _CHUNK_PICTURES or size + member.size > _CHUNK_BYTES):
+        if chunk and (len(chunk) >= most or size + member.size > _CHUNK_BYTES):
             yield chunk
             chunk, size = [], 0
         chunk.append(member)

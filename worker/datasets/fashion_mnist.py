@@ -31,12 +31,12 @@ _PACKAGE = "dataset-fashion-mnist"
 _log = structlog.get_logger()
 
 
-def read(settings: Settings) -> Source:
-    """The pictures and labels, from the first place that has them. Raises DatasetMissing."""
-    datasets = settings.data_dir / "datasets"  # /tmp may be small; what a kill leaves here, preparing sweeps
-    datasets.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".preparing-fashion-mnist-", dir=datasets) as scratch:
-        root = Path(scratch)
+def read(settings: Settings, scratch: Path) -> Source:
+    """The pictures and labels, from the first place that has them; what is fetched lies in `scratch` meanwhile. Raises
+    DatasetMissing.
+    """
+    with TemporaryDirectory(dir=scratch) as folder:
+        root = Path(folder)
         raw = root / "FashionMNIST" / "raw"  # where torchvision's reader looks
         gather(settings, raw, root / "download")
         train, test = (FashionMNIST(root, train=train, download=False) for train in (True, False))

@@ -9,7 +9,8 @@ import csv
 import io
 import math
 import posixpath
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Final, Literal
@@ -21,7 +22,7 @@ from worker.jobs.texts import printable
 from .archive import LABELS, Member, Unpacked
 
 SplitName = Literal["train", "test"]
-_TESTING: Final = ("test", "val", "valid", "validation")  # one of them, where there is a `train`
+_TESTING: Final = ("test", "val", "valid", "validation")  # the first of them that there is, where there is a `train`
 _IMAGES: Final = "images"
 _FILE_COLUMNS: Final = ("file", "filename", "path", "image")
 _MAX_CLASSES, _MAX_CLASS_NAME = 10_000, 100
@@ -44,7 +45,7 @@ class Layout:
     targets: list[str] = field(default_factory=list)
     without_pictures: list[str] = field(default_factory=list)  # folders of classes that hold none
     missing: list[str] = field(default_factory=list)  # in labels.csv, but not in the archive
-    unlabelled: list[str] = field(default_factory=list)  # in the archive, but not in labels.csv
+    unused: list[str] = field(default_factory=list)  # in the archive, but not in labels.csv, or in a third split
 
 
 def read(unpacked: Unpacked, task: Task) -> Layout:
@@ -78,9 +79,13 @@ def _from_folders(unpacked: Unpacked, root: PurePosixPath) -> Layout:
     splits = _splits({parts[0] for _, parts in inside if len(parts) > 1})
     depth = 1 if splits else 0  # of the class in a path
     found: list[tuple[Member, str, SplitName | None]] = []
+    unused = []
     for member, parts in inside:
         if len(parts) < depth + 2:
             raise DatasetInvalid(f"A picture lies in no class's folder: {member.path}.")
+        if splits and parts[0] not in splits:  # a `val` beside `test`
+            unused.append(str(member.path))
+            continue
         found.append((member, parts[depth], splits[parts[0]] if splits else None))
     classes = _ordered({name for _, name, _ in found})
     index = {name: number for number, name in enumerate(classes)}
@@ -90,7 +95,7 @@ def _from_folders(unpacked: Unpacked, root: PurePosixPath) -> Layout:
         if folder.is_relative_to(root) and len(parts := folder.relative_to(root).parts) > depth
     }
     samples = [Sample(member, index[name], split) for member, name, split in found]
-    return Layout(samples, classes=classes, without_pictures=sorted(empty - set(classes)))
+    return Layout(samples, classes=classes, without_pictures=sorted(empty - set(classes)), unused=unused)
 
 
 def _splits(folders: set[str]) -> dict[str, SplitName]:
@@ -99,53 +104,86 @@ def _splits(folders: set[str]) -> dict[str, SplitName]:
     training = [name for name in folders if name.lower() == "train"]
     if not testing or not training:
         return {}
-    if len(folders) > 2:
-        others = ", ".join(sorted(folders - set(training)))
-        raise DatasetInvalid(f"Beside `train` there can be one folder, for testing; there are: {others[:200]}.")
+    others = folders - {training[0], *testing}
+    if others:
+        shown = ", ".join(sorted(others))[:200]
+        raise DatasetInvalid(f"Beside `train` and `test` there are other folders, which say nothing: {shown}.")
+    testing.sort(key=lambda name: _TESTING.index(name.lower()))
     return {training[0]: "train", testing[0]: "test"}
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """What the columns of labels.csv are, by their places."""
+
+    names: list[str]
+    file: int
+    split: int | None
+    labels: list[int]
+
+
+def _columns(header: Sequence[str], task: Task) -> _Columns:
+    names = [name.strip().lower() for name in header]
+    if len(names) > _MAX_COLUMNS:
+        raise DatasetInvalid(f"{LABELS} has {len(names)} columns; at most {_MAX_COLUMNS} are accepted.")
+    file = next((names.index(name) for name in _FILE_COLUMNS if name in names), None)
+    split = names.index("split") if "split" in names else None
+    labels = [number for number in range(len(names)) if number not in (file, split)]
+    if file is None or not labels or not all(names):
+        raise DatasetInvalid(f"The first line of {LABELS} must name its columns: `file`, then `label` or targets.")
+    if len(set(names)) < len(names):
+        raise DatasetInvalid(f"The first line of {LABELS} names a column twice.")
+    if task is Task.CLASSIFICATION and len(labels) > 1:
+        raise DatasetInvalid(f"{LABELS} has {len(labels)} columns of labels; a picture has one class.")
+    return _Columns(names, file, split, labels)
 
 
 def _from_table(table: bytes, members: Sequence[Member], root: PurePosixPath, task: Task) -> Layout:
     rows = _rows(table)
-    header = [name.strip().lower() for name in next(rows, [])]
-    if len(header) > _MAX_COLUMNS:
-        raise DatasetInvalid(f"{LABELS} has {len(header)} columns; at most {_MAX_COLUMNS} are accepted.")
-    file_column = next((header.index(name) for name in _FILE_COLUMNS if name in header), None)
-    split_column = header.index("split") if "split" in header else None
-    labels = [number for number in range(len(header)) if number not in (file_column, split_column)]
-    if file_column is None or not labels:
-        raise DatasetInvalid(f"The first line of {LABELS} must name its columns: `file`, then `label` or targets.")
-    if task is Task.CLASSIFICATION and len(labels) > 1:
-        raise DatasetInvalid(f"{LABELS} has {len(labels)} columns of labels; a picture has one class.")
-
-    by_path = {member.path: member for member in members}
+    columns = _columns(next(rows, []), task)
+    # Unicode has two ways to write an accented letter, and macOS takes the other one for names in archives.
+    by_path = {_plain(member.path.parts[len(root.parts) :]): member for member in members}
     layout = Layout([])
     found: list[tuple[Member, list[str], SplitName | None, int]] = []
     for line, row in enumerate(rows, start=2):
         if not any(row):
             continue
-        if len(row) != len(header):
-            raise DatasetInvalid(f"Line {line} of {LABELS} has {len(row)} columns; its first line has {len(header)}.")
-        name = row[file_column].strip()
-        member = by_path.pop(root / name, None) or by_path.pop(root / _IMAGES / name, None)
+        if len(row) != len(columns.names):
+            raise DatasetInvalid(f"Line {line} of {LABELS} has {len(row)} columns; its first has {len(columns.names)}.")
+        name = row[columns.file].strip()
+        parts = PurePosixPath(name.replace("\\", "/")).parts
+        member = by_path.pop(_plain(parts), None) or by_path.pop(_plain((_IMAGES, *parts)), None)
         if member is not None:
-            split = _split(row[split_column], line) if split_column is not None else None
-            found.append((member, [row[number].strip() for number in labels], split, line))
+            split = _split(row[columns.split], line) if columns.split is not None else None
+            found.append((member, [row[number].strip() for number in columns.labels], split, line))
         else:
             layout.missing.append(name[:200])
             if len(layout.missing) > len(members) + _MOST_MISSING:
                 raise DatasetInvalid(
                     f"{LABELS} names far more files than the archive holds; {name[:200]} is not in it."
                 )
-    layout.unlabelled = [str(path) for path in by_path]
+    if not found and not layout.missing:
+        raise DatasetInvalid(f"{LABELS} has columns but no lines.")
+    layout.unused = [str(member.path) for member in by_path.values()]
     if task is Task.REGRESSION:
-        layout.targets = [printable(header[number])[:100] for number in labels]
+        layout.targets = [printable(columns.names[number])[:100] for number in columns.labels]
         layout.samples = [Sample(member, _numbers(texts, line), split) for member, texts, split, line in found]
     else:
-        layout.classes = _ordered({texts[0] for _, texts, _, _ in found})
-        index = {name: number for number, name in enumerate(layout.classes)}
-        layout.samples = [Sample(member, index[texts[0]], split) for member, texts, split, _ in found]
+        _label(layout, found)
     return layout
+
+
+def _label(layout: Layout, found: Sequence[tuple[Member, list[str], SplitName | None, int]]) -> None:
+    for _, (name,), _, line in found:
+        if not name:
+            raise DatasetInvalid(f"Line {line} of {LABELS} has no label.")
+    layout.classes = _ordered({name for _, (name,), _, _ in found})
+    index = {name: number for number, name in enumerate(layout.classes)}
+    layout.samples = [Sample(member, index[name], split) for member, (name,), split, _ in found]
+
+
+def _plain(parts: Iterable[str]) -> str:
+    return unicodedata.normalize("NFC", "/".join(parts))
 
 
 def _rows(table: bytes) -> Iterator[list[str]]:

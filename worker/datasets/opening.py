@@ -19,7 +19,7 @@ from worker.jobs.errors import DatasetChanged, DatasetMissing
 from .source import Split
 
 CARD: Final = "card.json"
-_VERIFIED: Final = "verified.json"  # size and time of change of each file whose contents are known to be right
+_VERIFIED: Final = "verified.json"  # size and times of change of each file whose contents are known to be right
 _CHUNK: Final = 2**24
 
 
@@ -43,7 +43,9 @@ def open_prepared(folder: Path, sha256: str) -> Prepared:
         _verify(folder, sha256)
         train, test = (_open_split(folder, *FILES[at : at + 2]) for at in (0, 2))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise DatasetMissing("The dataset's prepared files are gone; upload it again.") from error
+        raise DatasetMissing(
+            "The dataset's prepared files are gone: delete it, then upload or ask for it again."
+        ) from error
     except (ValueError, EOFError) as error:  # no card, no array
         raise DatasetChanged from error
     return Prepared(card, train, test)
@@ -94,9 +96,11 @@ def _verify(folder: Path, sha256: str) -> None:
         return
     digest = hashlib.sha256()
     for file in FILES:
-        array = np.load(folder / file, mmap_mode="r").reshape(-1).view(np.uint8)
-        for start in range(0, len(array), _CHUNK):
-            digest.update(array[start : start + _CHUNK].data)
+        with (folder / file).open("rb") as contents:
+            npy.read_magic(contents)
+            npy.read_array_header_1_0(contents)
+            while chunk := contents.read(_CHUNK):
+                digest.update(chunk)
     if digest.hexdigest() != sha256:
         raise DatasetChanged
     with suppress(OSError):  # a read-only folder is read through each time
@@ -105,4 +109,4 @@ def _verify(folder: Path, sha256: str) -> None:
 
 def _stamps(folder: Path) -> dict[str, list[int]]:
     stats = {file: (folder / file).stat() for file in FILES}
-    return {file: [stat.st_size, stat.st_mtime_ns] for file, stat in stats.items()}
+    return {file: [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for file, stat in stats.items()}

@@ -19,9 +19,9 @@ from torchvision.transforms.v2 import functional as transforms
 from worker.jobs.errors import BadImage, ImageTooLarge
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
-# Not WebP: torchvision's decoder cannot give grey, and only warns.
 _ON_ITS_SIDE = (5, 6, 7, 8)
 _GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F"})
+# Not WebP: torchvision's decoder cannot give grey, and only warns.
 _EXACT_IN_TORCHVISION = {("JPEG", "L"), ("JPEG", "RGB"), ("PNG", "L"), ("PNG", "RGB")}
 
 
@@ -135,7 +135,7 @@ def _decode_by_torchvision(data: bytes, channels: int) -> Tensor:
     mode = ImageReadMode.GRAY if channels == 1 else ImageReadMode.RGB
     encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     pixels: Tensor = decode_image(encoded, mode=mode, apply_exif_orientation=True)
-    return pixels
+    return pixels if pixels.dtype == torch.uint8 else (pixels.int() >> 8).to(torch.uint8)  # 16 bits a channel
 
 
 def _decode_by_pillow(image: Image.Image, channels: int) -> Tensor:

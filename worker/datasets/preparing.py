@@ -10,6 +10,7 @@ from tempfile import mkdtemp
 
 from worker.jobs import datasets
 from worker.jobs.card import Card
+from worker.jobs.errors import DatasetInvalid
 from worker.jobs.form import Form
 from worker.jobs.settings import Settings
 from worker.jobs.tables import Dataset
@@ -31,9 +32,13 @@ def prepare(settings: Settings, dataset: Dataset, watch: Watch) -> Card:
     folder = settings.data_dir / datasets.folder(dataset)
     if dataset.form is None:
         name = dataset.name
-        return _made_whole(folder, lambda scratch: write(catalogue.read(settings, name, watch), name, scratch, watch))
+        return _made_whole(
+            folder, lambda scratch: write(catalogue.read(settings, name, scratch, watch), name, scratch, watch)
+        )
     form = Form.model_validate(dataset.form)
     archive = settings.data_dir / datasets.archive_path(dataset.id)
+    if not archive.exists() and not folder.exists():
+        raise DatasetInvalid("The uploaded file is gone; upload it again.")
     return _made_whole(folder, lambda scratch: uploaded.prepare(archive, form, scratch, settings, watch))
 
 
@@ -74,7 +79,7 @@ def _made_whole(folder: Path, make: Callable[[Path], Card]) -> Card:
     if (folder / CARD).exists():  # made by an attempt that died before it could say so
         return Card.model_validate_json((folder / CARD).read_text())
     for left_over in folder.parent.glob(f"{SCRATCH}{folder.name}-*"):
-        shutil.rmtree(left_over)
+        shutil.rmtree(left_over, ignore_errors=True)  # its owner may still be at it
     if folder.exists():  # without a card it is none of ours
         shutil.rmtree(folder)
     scratch = Path(mkdtemp(prefix=f"{SCRATCH}{folder.name}-", dir=folder.parent))
@@ -83,6 +88,7 @@ def _made_whole(folder: Path, make: Callable[[Path], Card]) -> Card:
         (scratch / CARD).write_text(card.model_dump_json(indent=2))
         fsync(scratch / CARD)
         remember_contents(scratch)
+        fsync(scratch)
         scratch.rename(folder)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)

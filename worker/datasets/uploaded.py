@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from worker.jobs.card import Card, Finding, FindingKind, Task
 from worker.jobs.errors import DatasetInvalid, DiskFull
 from worker.jobs.form import TEST_FRACTION, Form
-from worker.jobs.settings import Settings
+from worker.jobs.settings import SPARE_BYTES, Settings
 
 from . import layout, report
 from .archive import Member, Unpacked, unpack
@@ -28,7 +28,6 @@ from .source import Watch
 
 _OWN_SIZE_UP_TO, _USUAL_SIZE = 256, 64  # pixels a side
 _UNREADABLE_SHARE: Final = 0.01  # of the pictures may be left out; with more, something is wrong
-_SPARE_BYTES: Final = 256 * 2**20  # that stay free on the disk
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def _shape(form: Form, headers: Sequence[Header]) -> Preprocessing:
 
 
 def _check_space(folder: Path, shape: Preprocessing, pictures: int) -> None:
-    needed = pictures * shape.channels * shape.height * shape.width + _SPARE_BYTES
+    needed = pictures * shape.channels * shape.height * shape.width + SPARE_BYTES
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise DiskFull(f"The prepared dataset would take {needed} bytes; {free} are free in the data folder.")
@@ -206,8 +205,8 @@ def _findings(
     findings.add(FindingKind.IMBALANCE, "A network may learn to say these whatever it sees.", uneven)
     odd = report.odd_sizes(((each.file, each.header) for each in seen), card.height, card.width)
     findings.add(FindingKind.ODD_SIZE, f"They do not suit {card.width} x {card.height}; see image_size.", odd)
-    unlabelled = [(file, "not in labels.csv") for file in found.unlabelled]
-    findings.add(FindingKind.UNLABELLED, "These were left out.", unlabelled)
+    unused = [(file, "not in labels.csv, or beside train and test") for file in found.unused]
+    findings.add(FindingKind.UNUSED, "These were left out.", unused)
     return findings.all
 
 

@@ -17,7 +17,7 @@ class FindingKind(StrEnum):
     EMPTY_CLASS = "empty_class"  # a class without a picture in train or in test
     IMBALANCE = "imbalance"  # one class has many times the pictures of another
     ODD_SIZE = "odd_size"  # scaled up, or much of it cut away
-    UNLABELLED = "unlabelled"  # in the archive, but not in labels.csv; left out
+    UNUSED = "unused"  # in the archive, but not in labels.csv, or in a folder beside train and test; left out
 
 
 class FileNote(BaseModel):

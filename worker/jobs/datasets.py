@@ -6,10 +6,11 @@ changes; the same name again is a new version.
 
 import re
 from collections.abc import Collection, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 from sqlalchemy import Select, func, select
-from sqlalchemy.orm import defer
+from sqlalchemy.orm import defer, load_only
 from sqlmodel import Session, col
 
 from . import leases
@@ -34,7 +35,7 @@ def archive_path(dataset_id: str) -> str:
 
 def folder(dataset: Dataset) -> str:
     """Where the prepared files lie, relative to the data folder. Never made of what a client said."""
-    return f"datasets/{dataset.name if dataset.form is None else dataset.id}"
+    return f"datasets/{f'{dataset.name}-v{dataset.version}' if dataset.form is None else dataset.id}"
 
 
 def task(dataset: Dataset) -> Task:
@@ -108,13 +109,21 @@ def for_job(session: Session, spec: Spec) -> Dataset:
         raise SpecRefused("There is no such dataset; GET /datasets lists those that there are.", pointer=pointer)
     if found.status == DatasetStatus.INVALID:
         problem = (found.error or {}).get("message", "")
-        raise SpecRefused(f"Version {found.version} of this dataset is invalid: {problem}", pointer="#/dataset")
+        ready = _named(found.name).where(col(Dataset.status) == DatasetStatus.READY).limit(1)
+        other = session.execute(ready).scalar_one_or_none()
+        hint = f" Version {other.version} is ready: name it to train on that." if other else ""
+        raise SpecRefused(f"Version {found.version} of this dataset is invalid: {problem}{hint}", pointer="#/dataset")
     fitting = {Task.CLASSIFICATION: "cross_entropy", Task.REGRESSION: "mse"}[task(found)]
     if spec.loss.name != fitting:
         raise SpecRefused(
             f"The task of this dataset is {task(found)}, which is trained with the loss `{fitting}`.", pointer="#/loss"
         )
     return found
+
+
+def is_known(db: Database, dataset_id: str) -> bool:
+    with db.read() as session:
+        return session.get(Dataset, dataset_id) is not None
 
 
 def has_waiting(db: Database) -> bool:
@@ -200,11 +209,11 @@ def delete(db: Database, name: str, version: int | None = None) -> list[Dataset]
 
 
 def states(db: Database) -> dict[str, DatasetStatus]:
-    """Of all that there ever were, by the name of their folder; of a built-in one, the newest version's."""
-    columns = (col(Dataset.id), col(Dataset.name), col(Dataset.form).is_(None).label("built_in"), col(Dataset.status))
+    """Of all that there ever were, by their ids and by the names of their folders."""
+    wanted = load_only(*(getattr(Dataset, name) for name in ("id", "name", "version", "form", "status")))
     with db.read() as session:
-        rows = session.execute(select(*columns).order_by(col(Dataset.version)))
-        return {row.name if row.built_in else row.id: DatasetStatus(row.status) for row in rows}
+        rows = list(session.execute(select(Dataset).options(wanted)).scalars())
+    return {key: DatasetStatus(row.status) for row in rows for key in (row.id, PurePosixPath(folder(row)).name)}
 
 
 def _named(name: str, version: int | None = None) -> Select[Dataset]:

@@ -103,12 +103,20 @@ class Crashed(EpochdError):
     """The training process ended without saying why."""
 
 
+class Stalled(EpochdError):
+    """The process did not get on."""
+
+
 class WorkerLost(EpochdError):
     """The worker that ran this attempt stopped answering."""
 
 
 class Unauthenticated(EpochdError):
     """This service needs an API key: send `Authorization: Bearer <key>`."""
+
+
+class CrossSite(EpochdError):
+    """A page of another site sent this; only pages of this service may change something here."""
 
 
 class InvalidRequest(EpochdError):

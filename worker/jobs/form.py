@@ -2,7 +2,7 @@
 
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from .built_in import BUILT_IN
 from .card import Task
@@ -12,6 +12,15 @@ TEST_FRACTION: Final = 0.2  # where neither the archive nor the form says what i
 _MAX_SIDE: Final = 1024
 
 Side = Annotated[int, Field(ge=1, le=_MAX_SIDE)]
+
+
+def _pair(size: object) -> object:
+    return [size, size] if isinstance(size, int) else size
+
+
+Size = Annotated[
+    list[Side], Field(min_length=2, max_length=2), BeforeValidator(_pair, json_schema_input_type=Side | list[Side])
+]
 
 
 def _free(name: str) -> str:
@@ -29,7 +38,7 @@ class Form(Part):
         strict=False,
         description="`classification`: a picture has one class; `regression`: `labels.csv` has one or more numbers",
     )
-    image_size: Side | Annotated[list[Side], Field(min_length=2, max_length=2)] | None = Field(
+    image_size: Size | None = Field(
         None,
         description="Side in pixels, or [height, width]. Unset: the pictures' own size where all have the same of at "
         "most 256, else 64",
@@ -49,6 +58,4 @@ class Form(Part):
     @property
     def size(self) -> tuple[int, int] | None:
         """Height and width."""
-        if isinstance(self.image_size, int):
-            return self.image_size, self.image_size
         return (self.image_size[0], self.image_size[1]) if self.image_size else None

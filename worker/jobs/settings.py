@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL
 
+SPARE_BYTES = 256 * 2**20  # of the data folder's disk that uploads leave to the database and to running jobs
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 

@@ -119,10 +119,10 @@ def _train(settings: Settings, job_id: str, attempt: int) -> NoReturn:
 
 
 def _prepare(settings: Settings, dataset_id: str, attempt: int) -> NoReturn:
-    from worker.datasets import preparation
+    from worker.datasets import attempt as preparing
 
     structlog.contextvars.bind_contextvars(dataset=dataset_id, attempt=attempt)
-    _live(preparation.run, settings, dataset_id, attempt, settings.data_dir / preparing_log(dataset_id, attempt))
+    _live(preparing.run, settings, dataset_id, attempt, settings.data_dir / preparing_log(dataset_id, attempt))
 
 
 def _live(

@@ -7,7 +7,7 @@ one optimizer (which imports more), and refuses to be the parent of anything if 
 
 import torch
 
-import worker.datasets.preparation
+import worker.datasets.attempt
 import worker.training.attempt  # noqa: F401
 from worker.jobs.processes import die_with_parent, thread_count
 

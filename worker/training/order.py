@@ -1,9 +1,9 @@
 """In which order an epoch sees its pictures, derived from (seed, epoch) alone, so that a resumed epoch repeats it.
 
 A split of up to 2 GiB is shuffled as a whole. In a larger one a picture here and a picture there would each cost a
-seek, and in the end all of it would be in memory. So its blocks of 1 MiB are shuffled, 256 at a time make a window,
-and the pictures are shuffled within their window: reads are long, memory holds two windows, and an epoch's windows
-are made of other blocks than those of the epoch before.
+seek, and in the end all of it would be in memory. So its blocks of 1 MiB (or one picture) are shuffled, 256 at a time
+make a window, and the pictures are shuffled within their window: reads are long, memory holds two windows, and an
+epoch's windows are made of other blocks than those of the epoch before.
 """
 
 import hashlib

@@ -519,7 +519,12 @@ CASES: Final = [
         "dataset_invalid",
         "1 of 3 pictures cannot be read; at most 1 % may be left out. 0.png: labels.csv names it",
     ),
-    Case("a class without a name", lambda: _two_columns("0.png,a", "1.png,"), "dataset_invalid", "1 to 100 characters"),
+    Case(
+        "a class without a name",
+        lambda: _two_columns("0.png,a", "1.png,"),
+        "dataset_invalid",
+        "Line 3 of labels.csv has no label",
+    ),
     # Layouts
     Case(
         "one class",
@@ -530,12 +535,12 @@ CASES: Final = [
     Case("no folders", lambda: zipped({"0.png": picture(0), "1.png": picture(9)}), *NO_CLASS),
     Case("a picture beside the folders", lambda: zipped_with("x.png"), *NO_CLASS),
     Case(
-        "train, val and test",
+        "train, test and more",
         lambda: zipped(
-            {f"{split}/{name}": data for split in ("train", "val", "test") for name, data in pictures().items()}
+            {f"{split}/{name}": data for split in ("train", "more", "test") for name, data in pictures().items()}
         ),
         "dataset_invalid",
-        "Beside `train` there can be one folder, for testing; there are: test, val",
+        "Beside `train` and `test` there are other folders, which say nothing: more",
     ),
     Case(
         "splits and a fraction",

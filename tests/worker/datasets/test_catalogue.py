@@ -38,8 +38,10 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def read(settings: Settings, name: str) -> Source:
-    source = catalogue.read(settings, name, lambda *_: None)
-    assert list((settings.data_dir / "datasets").iterdir()) == []  # what was unpacked is gone
+    scratch = settings.data_dir / "scratch"
+    scratch.mkdir(parents=True, exist_ok=True)
+    source = catalogue.read(settings, name, scratch, lambda *_: None)
+    assert list(scratch.iterdir()) == []  # what was unpacked is gone
     return source
 
 
@@ -114,14 +116,14 @@ def test_every_built_in_name_has_a_reader() -> None:
 
 def test_fashion_mnist_has_its_own_reader(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     source = Source([], Split(torch.empty(0), torch.empty(0)), Split(torch.empty(0), torch.empty(0)))
-    monkeypatch.setattr(fashion_mnist, "read", lambda given: source if given is settings else None)
-    assert catalogue.read(settings, "fashion-mnist", lambda *_: None) is source
+    monkeypatch.setattr(fashion_mnist, "read", lambda given, _: source if given is settings else None)
+    assert catalogue.read(settings, "fashion-mnist", Path(), lambda *_: None) is source
 
 
-def test_it_says_that_it_is_fetching(settings: Settings) -> None:
+def test_it_says_that_it_is_fetching(settings: Settings, tmp_path: Path) -> None:
     put_idx(own(settings, "mnist"), MNIST_STEMS)
     told: list[tuple[str, int, int]] = []
-    catalogue.read(settings, "mnist", lambda *each: told.append(each))
+    catalogue.read(settings, "mnist", tmp_path, lambda *each: told.append(each))
     assert told == [("fetching", 0, 0)]
 
 
@@ -319,7 +321,7 @@ def test_without_scipy_a_sentence_says_how_svhn_can_be_had(settings: Settings, m
     put_svhn(own(settings, "svhn"), monkeypatch)
     monkeypatch.setitem(sys.modules, "scipy", None)
     with pytest.raises(DatasetMissing, match=r"scipy: pip install 'epochd\[svhn\]'"):
-        catalogue.read(settings, "svhn", lambda *_: None)
+        read(settings, "svhn")
 
 
 @pytest.mark.parametrize("name", READERS)

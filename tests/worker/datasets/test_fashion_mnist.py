@@ -44,7 +44,7 @@ def put(raw: Path, folder: Path, *, compressed: bool) -> None:
 def test_files_in_the_data_folder_are_found(raw: Path, tmp_path: Path, compressed: bool) -> None:
     settings = nowhere(tmp_path)
     put(raw, settings.data_dir / "sources" / "fashion-mnist", compressed=compressed)
-    source = fashion_mnist.read(settings)
+    source = fashion_mnist.read(settings, tmp_path)
     assert source.train.images.shape == (60_000, 1, 28, 28)
     assert source.train.images.dtype == torch.uint8
     assert source.test.labels.shape == (10_000,)
@@ -55,7 +55,7 @@ def test_files_in_the_data_folder_are_found(raw: Path, tmp_path: Path, compresse
 def test_files_of_debians_package_are_found(raw: Path, tmp_path: Path) -> None:
     settings = nowhere(tmp_path)
     put(raw, settings.system_datasets_dir / "fashion-mnist", compressed=False)
-    assert len(fashion_mnist.read(settings).test) == 10_000
+    assert len(fashion_mnist.read(settings, tmp_path).test) == 10_000
 
 
 def test_wrong_contents_are_not_taken_for_the_dataset(raw: Path, tmp_path: Path) -> None:
@@ -65,12 +65,12 @@ def test_wrong_contents_are_not_taken_for_the_dataset(raw: Path, tmp_path: Path)
     labels = own / "t10k-labels-idx1-ubyte"
     labels.write_bytes(labels.read_bytes()[:-1] + b"\x00")
     with pytest.raises(DatasetMissing):
-        fashion_mnist.read(settings)
+        fashion_mnist.read(settings, tmp_path)
 
 
 def test_when_all_ways_fail_one_sentence_names_them(tmp_path: Path) -> None:
     with pytest.raises(DatasetMissing) as caught:
-        fashion_mnist.read(nowhere(tmp_path))
+        fashion_mnist.read(nowhere(tmp_path), tmp_path)
     for way in ("sources/fashion-mnist", "dataset-fashion-mnist", "EPOCHD_ALLOW_DOWNLOAD"):
         assert way in caught.value.detail
 
@@ -94,7 +94,7 @@ def test_debians_package_is_fetched_without_root_when_nothing_is_at_hand(
         f'mkdir -p "$3/usr/share/datasets"; cp -r {tmp_path}/archive "$3/usr/share/datasets/fashion-mnist"',
     )
     monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
-    assert len(fashion_mnist.read(nowhere(tmp_path, allow_download=True)).train) == 60_000
+    assert len(fashion_mnist.read(nowhere(tmp_path, allow_download=True), tmp_path).train) == 60_000
 
 
 def test_torchvisions_download_is_the_last_way(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +109,7 @@ def test_torchvisions_download_is_the_last_way(raw: Path, tmp_path: Path, monkey
         raise FileNotFoundError
 
     monkeypatch.setattr(fashion_mnist, "FETCHERS", [no_package, download])
-    assert len(fashion_mnist.read(nowhere(tmp_path, allow_download=True)).train) == 60_000
+    assert len(fashion_mnist.read(nowhere(tmp_path, allow_download=True), tmp_path).train) == 60_000
     assert asked == ["debian", "torchvision"]
 
 

@@ -1,6 +1,7 @@
 import csv
 import io
 import math
+import unicodedata
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
@@ -91,10 +92,37 @@ def test_a_class_may_be_called_test() -> None:
     assert read("test/0.png", "drive/1.png").classes == ["drive", "test"]
 
 
-@pytest.mark.parametrize("third", ["val", "extra"])
-def test_a_third_folder_beside_train_and_test_is_refused_by_name(third: str) -> None:
-    with pytest.raises(DatasetInvalid, match=f"there are: test, {third}|there are: {third}, test"):
-        read("train/a/0.png", "test/a/1.png", f"{third}/a/2.png")
+def test_a_third_folder_beside_train_and_test_is_refused_by_name() -> None:
+    with pytest.raises(DatasetInvalid, match="other folders, which say nothing: extra"):
+        read("train/a/0.png", "test/a/1.png", "extra/a/2.png")
+
+
+@pytest.mark.parametrize("name", ["val", "Valid", "validation"])
+def test_pictures_to_validate_with_are_left_out_where_there_are_some_to_test_with(name: str) -> None:
+    found = read("train/a/0.png", "test/a/1.png", f"{name}/b/2.png")
+    assert [split for _, _, split in told(found)] == ["train", "test"]
+    assert found.unused == [f"{name}/b/2.png"]
+    assert found.classes == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        ("file,x,x\na.png,1,2\n", "names a column twice"),
+        ("file,x,\na.png,1,\n", "must name its columns"),
+        ("file,x\n", "has columns but no lines"),
+    ],
+)
+def test_columns_that_say_nothing_are_refused(table: str, reason: str) -> None:
+    with pytest.raises(DatasetInvalid, match=reason):
+        read_table(table, "a.png", task=Task.REGRESSION)
+
+
+def test_files_are_found_as_other_systems_write_them() -> None:
+    decomposed = unicodedata.normalize("NFD", "gr\u00fcn.png")
+    table = "file,label\nimages\\a.png,x\n" + unicodedata.normalize("NFC", "gr\u00fcn.png") + ",y\n"
+    found = read_table(table, "images/a.png", f"images/{decomposed}")
+    assert (found.missing, found.classes) == ([], ["x", "y"])
 
 
 @pytest.mark.parametrize("around", ["pets", "pets/2026/final"])
@@ -183,7 +211,7 @@ def test_a_table_says_what_the_pictures_show_and_in_which_order() -> None:
 def test_tables_of_many_programs_are_understood(table: str | bytes) -> None:
     found = read_table(table, "a.png", "b.png")
     assert told(found) == [("b.png", "dog", None), ("a.png", "cat", None)]
-    assert (found.missing, found.unlabelled) == ([], [])
+    assert (found.missing, found.unused) == ([], [])
 
 
 @pytest.mark.parametrize("prefix", ["", "images/"])
@@ -231,7 +259,7 @@ def test_what_has_no_picture_or_no_row_is_told() -> None:
     table = TWO + "lost.png,dog\n/etc/a.png,dog\n../a.png,cat\na.png,dog\n,dog\n"
     found = read_table(table, "a.png", "b.png", "images/c.png")
     assert found.missing == ["lost.png", "/etc/a.png", "../a.png", "a.png", ""]
-    assert found.unlabelled == ["images/c.png"]
+    assert found.unused == ["images/c.png"]
     assert [label for _, label, _ in told(found)] == ["dog", "cat"]  # the first row of a picture counts
 
 
@@ -269,7 +297,7 @@ def test_regression_needs_a_table() -> None:
         ("file\na.png\n", "must name its columns"),
         ("file,split\na.png,train\n", "must name its columns"),
         ("file,label,more\na.png,1,2\n", "has 2 columns of labels"),
-        ("file,label\na.png\n", "Line 2 of labels.csv has 1 columns; its first line has 2"),
+        ("file,label\na.png\n", "Line 2 of labels.csv has 1 columns; its first has 2"),
         ("file,label\na.png,cat\n\nb.png,cat,dog\n", "Line 4 of labels.csv has 3 columns"),
         ('file,label\na.png,"cat\ndog"\n', "no table"),
         ('file,label\na.png,"cat"dog\n', "no table"),
@@ -279,7 +307,7 @@ def test_regression_needs_a_table() -> None:
         ("file,label\na.png,cät\n".encode("latin-1"), "no table"),
         ("file,label\na.png,cat\n".encode("utf-16"), "no table"),
         ("file,label\na.png," + "x" * 65_536, "no table"),
-        ("file,label\na.png,\n", "1 to 100 characters"),
+        ("file,label\na.png,\n", "Line 2 of labels.csv has no label"),
         ("file,label\na.png," + "x" * 101, "1 to 100 characters"),
         ("file" + ",x" * 1000, "has 1001 columns; at most 1000"),
     ],

@@ -170,7 +170,7 @@ def test_a_folder_that_cannot_be_written_to_opens_all_the_same(
 @pytest.mark.parametrize("file", [*FILES, CARD])
 def test_a_missing_file_is_a_missing_dataset(folder: Path, card: Card, file: str) -> None:
     (folder / file).unlink()
-    with pytest.raises(DatasetMissing, match="upload it again"):
+    with pytest.raises(DatasetMissing, match="delete it, then upload or ask for it again"):
         open_prepared(folder, card.sha256)
 
 

@@ -68,6 +68,16 @@ def test_sixteen_bits_a_pixel_keep_their_brightness() -> None:
     assert GREY.picture(file(image, "PNG"), max_pixels=LIMIT).unique().tolist() == [0x80]  # type: ignore[no-untyped-call]
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sixteen_bits_a_channel_become_eight(channels: int) -> None:
+    """Pillow cannot write such a PNG, and calls one RGB all the same."""
+    rows = b"".join(b"\0" + struct.pack("!3H", 0x8000, 0x40FF, 0xFFFF) * 28 for _ in range(28))
+    pixels = decode(png_of(28, 28, 16, 2, rows), channels, max_pixels=LIMIT)
+    assert (pixels.dtype, pixels.shape) == (torch.uint8, (channels, 28, 28))
+    if channels == 3:
+        assert pixels[:, 0, 0].tolist() == [0x80, 0x40, 0xFF]
+
+
 def test_cmyk_is_converted() -> None:
     red = Image.new("RGB", (28, 28), (200, 0, 0)).convert("CMYK")
     r, g, b = decode(file(red, "JPEG"), 3, max_pixels=LIMIT).float().mean(dim=(1, 2)).tolist()
@@ -106,11 +116,15 @@ def test_any_size_fits(height: int, width: int) -> None:
 def png_header(width: int, height: int) -> bytes:
     """A PNG that promises pixels it does not hold."""
 
+    return png_of(width, height, 1, 0, bytes(100))
+
+
+def png_of(width: int, height: int, bits: int, colours: int, rows: bytes) -> bytes:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack("!I", len(data)) + kind + data + struct.pack("!I", zlib.crc32(kind + data))
 
-    head = struct.pack("!IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    head = struct.pack("!IIBBBBB", width, height, bits, colours, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize(("width", "height"), [(13_000, 13_000), (100_000, 100_000), (25_000_001, 1)])

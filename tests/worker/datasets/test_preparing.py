@@ -80,7 +80,7 @@ def prepared(settings: Settings) -> list[str]:
 
 def test_a_built_in_dataset_opens_as_its_reader_gave_it(settings: Settings) -> None:
     card = prepare(settings, built_in(), silent)
-    opened, original = open_prepared(settings.data_dir / "datasets" / "mnist", card.sha256), source()
+    opened, original = open_prepared(settings.data_dir / "datasets" / "mnist-v1", card.sha256), source()
     assert opened.card == card
     for split, expected in ((opened.train, original.train), (opened.test, original.test)):
         assert torch.equal(split.images, expected.images)
@@ -103,7 +103,8 @@ def test_the_reader_is_asked_for_the_dataset_and_progress_is_told(
 ) -> None:
     asked, told = [], []
 
-    def read(given: Settings, name: str, watch: Watch) -> Source:
+    def read(given: Settings, name: str, scratch: Path, watch: Watch) -> Source:
+        assert scratch.parent == settings.data_dir / "datasets"
         asked.append((given, name))
         watch("fetching", 0, 0)
         return source()
@@ -156,7 +157,7 @@ def test_the_folder_appears_whole(settings: Settings, row: Callable[[Settings], 
     dataset = row(settings)
     prepare(settings, dataset, lambda *_: seen.append(prepared(settings)))
     (name,) = prepared(settings)
-    assert name in ("mnist", ID)
+    assert name in ("mnist-v1", ID)
     assert seen
     assert all(each[0].startswith(f".preparing-{name}-") and len(each) == 1 for each in seen)
     files = {path.name for path in (settings.data_dir / "datasets" / name).iterdir()}
@@ -168,7 +169,7 @@ def test_opening_what_was_just_prepared_reads_nothing_through(
 ) -> None:
     card = prepare(settings, built_in(), silent)
     monkeypatch.setattr(opening, "hashlib", None)
-    assert open_prepared(settings.data_dir / "datasets" / "mnist", card.sha256).card == card
+    assert open_prepared(settings.data_dir / "datasets" / "mnist-v1", card.sha256).card == card
 
 
 def stop_at(step: str) -> Watch:
@@ -220,7 +221,7 @@ def test_a_disk_that_fails_leaves_nothing(settings: Settings, monkeypatch: pytes
             prepare(settings, built_in(), silent)
     assert prepared(settings) == []
     prepare(settings, built_in(), silent)
-    assert prepared(settings) == ["mnist"]
+    assert prepared(settings) == ["mnist-v1"]
 
 
 def die_writing(step: str, done: int, total: int) -> None:
@@ -234,19 +235,19 @@ def test_what_a_killed_one_left_is_swept_by_the_next(settings: Settings) -> None
     killed.join()
     assert killed.exitcode == -signal.SIGKILL
     (left_over,) = prepared(settings)
-    assert left_over.startswith(".preparing-mnist-")
+    assert left_over.startswith(".preparing-mnist-v1-")
     prepare(settings, built_in(), silent)
-    assert prepared(settings) == ["mnist"]
+    assert prepared(settings) == ["mnist-v1"]
 
 
 def test_only_left_overs_of_the_same_dataset_are_swept(settings: Settings) -> None:
     folder = settings.data_dir / "datasets"
-    others = [".preparing-cifar100-x", ".preparing-emnist-mnist-x", "cifar100", "notes.txt"]
-    for name in (*others, ".preparing-cifar10-x", ".preparing-cifar10-y"):
+    others = [".preparing-cifar100-v1-x", ".preparing-cifar10-v10-x", "cifar100-v1", "notes.txt"]
+    for name in (*others, ".preparing-cifar10-v1-x", ".preparing-cifar10-v1-y"):
         (folder / name).mkdir(parents=True)
         (folder / name / "train_images.npy").touch()
     prepare(settings, built_in("cifar10"), silent)
-    assert prepared(settings) == sorted([*others, "cifar10"])
+    assert prepared(settings) == sorted([*others, "cifar10-v1"])
 
 
 @BOTH
@@ -266,7 +267,7 @@ def test_a_folder_that_is_whole_already_is_adopted(
 
 
 def test_a_folder_without_a_card_is_made_anew(settings: Settings) -> None:
-    folder = settings.data_dir / "datasets" / "mnist"
+    folder = settings.data_dir / "datasets" / "mnist-v1"
     folder.mkdir(parents=True)
     (folder / FILES[0]).write_bytes(b"half")
     (folder / "something else").touch()

@@ -534,7 +534,7 @@ def test_classes_without_pictures_are_named(prepare: Preparing) -> None:
 
 def test_pictures_that_the_table_does_not_list_are_left_out(prepare: Preparing) -> None:
     result = prepare(numbered(10, ink=range(10)) | {"images/extra.png": png(77)}, task="regression")
-    assert [note.file for note in result.finding(FindingKind.UNLABELLED).files] == ["images/extra.png"]
+    assert [note.file for note in result.finding(FindingKind.UNUSED).files] == ["images/extra.png"]
     assert result.card.train_count + result.card.test_count == 10
 
 
@@ -545,7 +545,7 @@ FOUND: dict[FindingKind, tuple[dict[str, bytes], dict[str, Any]]] = {
     FindingKind.EMPTY_CLASS: (clean() | {"train/void/": b""}, {}),
     FindingKind.IMBALANCE: (clean() | {f"train/dog/{n}.png": png(n) for n in range(500, 550)}, {}),
     FindingKind.ODD_SIZE: (clean(), {"image_size": 9}),
-    FindingKind.UNLABELLED: (numbered(10, ink=range(10)) | {"extra.png": png(77)}, {"task": "regression"}),
+    FindingKind.UNUSED: (numbered(10, ink=range(10)) | {"extra.png": png(77)}, {"task": "regression"}),
 }
 
 

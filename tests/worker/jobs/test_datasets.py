@@ -146,7 +146,7 @@ def test_paths_are_made_of_our_own_names_only(db: Database) -> None:
     uploaded = upload(db)
     assert datasets.folder(uploaded) == f"datasets/{uploaded.id}"
     assert datasets.archive_path(uploaded.id) == f"uploads/{uploaded.id}.archive"
-    assert datasets.folder(datasets.prepare_built_in(db, "mnist")) == "datasets/mnist"
+    assert datasets.folder(datasets.prepare_built_in(db, "mnist")) == "datasets/mnist-v1"
     with pytest.raises(ValueError, match="built-in"):
         upload(db, "mnist")
 

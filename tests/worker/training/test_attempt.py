@@ -158,7 +158,7 @@ def test_a_dataset_whose_files_are_gone_fails_the_job(settings: Settings, db: Da
 
 
 def change_a_pixel(settings: Settings) -> None:
-    path = settings.data_dir / "datasets" / "fashion-mnist" / "train_images.npy"
+    path = settings.data_dir / "datasets" / "fashion-mnist-v1" / "train_images.npy"
     contents = bytearray(path.read_bytes())
     contents[-1] ^= 1
     path.write_bytes(contents)
@@ -182,7 +182,7 @@ def test_a_job_does_not_go_on_with_other_pictures(
 def test_a_regression_learns_numbers_and_is_measured_by_distances(settings: Settings, db: Database, run: Run) -> None:
     """The target is the mean ink, which a linear network can learn exactly."""
     images = prepare_tiny(settings.data_dir / "classes").train.images
-    folder = settings.data_dir / "datasets" / "fashion-mnist"
+    folder = settings.data_dir / "datasets" / "fashion-mnist-v1"
     folder.mkdir(parents=True)
     writer = Writer(folder, (1, 28, 28))
     for part in (images[:400], images[400:]):
@@ -195,7 +195,7 @@ def test_a_regression_learns_numbers_and_is_measured_by_distances(settings: Sett
     make_ready(db, card)
     with db.write() as session:  # as if it had been uploaded so
         session.execute(text("UPDATE datasets SET form = :form"), {"form": '{"task": "regression"}'})
-    (settings.data_dir / "datasets" / "fashion-mnist").rename(
+    (settings.data_dir / "datasets" / "fashion-mnist-v1").rename(
         settings.data_dir / "datasets" / datasets.newest(db)[0].id
     )
     spec = Spec.model_validate(

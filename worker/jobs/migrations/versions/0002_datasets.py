@@ -44,8 +44,8 @@ def upgrade() -> None:
     op.create_index("jobs_by_dataset", "jobs", ["dataset_id"])
     op.execute(
         "INSERT INTO datasets (id, name, version, status, created_at, attempt, lost, done, total) "
-        "SELECT '000000000000000000000000', 'fashion-mnist', 1, 'uploaded', min(created_at), 0, 0, 0, 0 "
-        "FROM jobs HAVING count(*) > 0"
+        "SELECT '000000000000000000000000', 'fashion-mnist', 1, 'uploaded', first_at, 0, 0, 0, 0 "
+        "FROM (SELECT min(created_at) AS first_at FROM jobs) AS first WHERE first_at IS NOT NULL"
     )
     op.execute("UPDATE jobs SET dataset_id = '000000000000000000000000'")
 

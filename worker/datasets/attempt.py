@@ -5,6 +5,7 @@ import gc
 import os
 import signal
 import time
+from functools import partial
 from types import FrameType
 from typing import Final
 
@@ -13,11 +14,11 @@ import torch
 
 from worker.jobs import datasets
 from worker.jobs.db import DATABASE_AWAY, Database, insist
-from worker.jobs.errors import DatasetInvalid, DiskFull, EpochdError, Internal, StaleAttempt
+from worker.jobs.errors import Crashed, DatasetInvalid, DiskFull, EpochdError, Internal, StaleAttempt, Stalled
 from worker.jobs.failures import Failure, traceback_tail
 from worker.jobs.processes import EXIT_DONE, EXIT_STALE, EXIT_STOPPED, Stopped, limit_memory
 from worker.jobs.settings import Settings
-from worker.jobs.tables import Outcome
+from worker.jobs.tables import Dataset, Outcome
 
 from .decoding import DecoderDied
 from .preparing import prepare
@@ -42,7 +43,7 @@ def run(settings: Settings, dataset_id: str, attempt: int) -> int:
     watch = Watcher(db, dataset_id, attempt)
     watch.listen()
     try:
-        _settle(db, settings, dataset_id, attempt, watch)
+        _prepare(db, settings, dataset, attempt, watch)
     except StaleAttempt:
         _log.warning("attempt_stale")
         return EXIT_STALE
@@ -51,39 +52,40 @@ def run(settings: Settings, dataset_id: str, attempt: int) -> int:
     return EXIT_DONE
 
 
-def _settle(db: Database, settings: Settings, dataset_id: str, attempt: int, watch: "Watcher") -> None:
-    dataset = datasets.by_id(db, dataset_id)
+def _prepare(db: Database, settings: Settings, dataset: Dataset, attempt: int, watch: "Watcher") -> None:
     try:
         card = prepare(settings, dataset, watch)
     except (StaleAttempt, *DATABASE_AWAY):
         raise
-    except DecoderDied as error:
-        failure = Failure(code="crashed", message=str(error), phase=watch.step)
-        maximum = settings.max_attempts
-        insist(lambda: datasets.finish(db, dataset_id, attempt, Outcome.CRASHED, failure, max_attempts=maximum))
-        return
     except Exception as error:
-        failure = _failure(error, watch.step)
-        found = error.card if isinstance(error, DatasetInvalid) else None
-        insist(lambda: datasets.set_invalid(db, dataset_id, attempt, failure, found))
-        _log.info("dataset_invalid", code=failure.code)
+        told, is_final = _judged(error)
+        tail = None if isinstance(error, EpochdError) else traceback_tail(error)
+        failure = Failure.of(told, phase=watch.step, traceback_tail=tail)
+        _log.error("preparing_failed", code=failure.code, exc_info=error)
+        if is_final:
+            found = told.card if isinstance(told, DatasetInvalid) else None
+            insist(lambda: datasets.set_invalid(db, dataset.id, attempt, failure, found))
+        else:
+            end = partial(datasets.finish, db, dataset.id, attempt, Outcome.CRASHED, failure)
+            insist(partial(end, max_attempts=settings.max_attempts))
+            return  # the next attempt needs the archive
     else:
-        insist(lambda: datasets.set_ready(db, dataset_id, attempt, card))
+        insist(lambda: datasets.set_ready(db, dataset.id, attempt, card))
         _log.info("dataset_ready", train=card.train_count, test=card.test_count, sha256=card.sha256)
-    (settings.data_dir / datasets.archive_path(dataset_id)).unlink(missing_ok=True)
+    (settings.data_dir / datasets.archive_path(dataset.id)).unlink(missing_ok=True)
 
 
-def _failure(error: Exception, step: str) -> Failure:
+def _judged(error: Exception) -> tuple[EpochdError, bool]:
+    """What to say of an error, and whether another attempt would meet it again."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        error = DiskFull()
+        return DiskFull(), True
     if isinstance(error, MemoryError):
-        error = DatasetInvalid("Preparing would take more memory than it may have.")
+        return DatasetInvalid("Preparing would take more memory than it may have."), True
+    if isinstance(error, DecoderDied):
+        return Crashed(str(error)), False
     if isinstance(error, EpochdError):
-        return Failure.of(error, phase=step)
-    _log.error("preparing_failed", exc_info=error)
-    return Failure.of(
-        Internal("Preparing stopped on an unexpected error."), phase=step, traceback_tail=traceback_tail(error)
-    )
+        return error, not isinstance(error, Stalled)
+    return Internal("Preparing stopped on an unexpected error."), False
 
 
 class Watcher:
@@ -109,7 +111,7 @@ class Watcher:
         if step == self.step and at - self._reported < _REPORT_SECONDS:
             return
         self.step, self._reported = step, at
-        signal.alarm(_STALL_SECONDS)
+        signal.alarm(0 if step == "fetching" else _STALL_SECONDS)  # who fetches has time limits of his own
         try:
             datasets.record_progress(self._db, self._dataset_id, self._attempt, step, done, total)
         except DATABASE_AWAY:
@@ -120,4 +122,4 @@ class Watcher:
 
 
 def _on_stall(_signal: int, _frame: FrameType | None) -> None:
-    raise DatasetInvalid(f"Preparing did not get on for {_STALL_SECONDS} seconds.")
+    raise Stalled(f"Preparing did not get on for {_STALL_SECONDS} seconds.")
