@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
-from worker.jobs import datasets
+from worker.jobs import versions
 from worker.jobs.built_in import BUILT_IN
 from worker.jobs.card import Card, Task
 from worker.jobs.failures import Failure
@@ -193,7 +193,7 @@ class DatasetSummary(BaseModel):
                 "progress": {name: getattr(dataset, name) for name in PreparingBody.model_fields}
                 if is_preparing
                 else None,
-                "task": datasets.task(dataset),
+                "task": versions.task(dataset),
                 "classes": card.get("classes") or None,
                 **{
                     name: card.get(name)

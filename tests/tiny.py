@@ -10,7 +10,7 @@ from worker.datasets import fashion_mnist
 from worker.datasets.opening import CARD, Prepared, open_prepared
 from worker.datasets.preparing import prepare, write
 from worker.datasets.source import Source, Split
-from worker.jobs import datasets
+from worker.jobs import versions
 from worker.jobs.db import Database
 from worker.jobs.settings import Settings
 from worker.jobs.tables import Dataset
@@ -50,4 +50,4 @@ def prepare_whole(data_dir: Path) -> Path:
     """The folder of FashionMNIST, all of it."""
     row = Dataset(id="0" * 24, name="fashion-mnist", version=1, created_at=datetime.now(UTC))
     prepare(Settings(data_dir=data_dir), row, lambda *_: None)
-    return data_dir / datasets.folder(row)
+    return data_dir / versions.folder(row)

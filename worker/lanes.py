@@ -12,7 +12,7 @@ from typing import Protocol
 
 import structlog
 
-from worker.jobs import datasets, queue
+from worker.jobs import datasets, queue, versions
 from worker.jobs.db import Database
 from worker.jobs.errors import StaleAttempt
 from worker.jobs.failures import Failure
@@ -100,7 +100,7 @@ class PreparingLane:
         datasets.renew(self._db, worker_id, self._settings.lease_seconds, ids)
 
     def failure(self, row_id: str, attempt: int, exit_code: int) -> Failure:
-        phase = datasets.by_id(self._db, row_id).step
+        phase = versions.by_id(self._db, row_id).step
         return Failure.of_exit(exit_code, log=preparing_log(row_id, attempt), phase=phase, what="preparing")
 
     def finish(self, row_id: str, attempt: int, outcome: Outcome, failure: Failure | None) -> str:

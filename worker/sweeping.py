@@ -7,7 +7,7 @@ from typing import Final
 
 import structlog
 
-from worker.jobs import datasets
+from worker.jobs import versions
 from worker.jobs.db import Database
 from worker.jobs.processes import is_unlocked
 from worker.jobs.tables import DatasetStatus
@@ -26,7 +26,7 @@ def sweep(db: Database, data_dir: Path) -> None:
     archives = list((data_dir / "uploads").glob("*"))
     half_made = list((data_dir / "datasets").glob(".preparing-*"))
     made = [path for path in (data_dir / "datasets").glob("*") if not path.name.startswith(".")]
-    states = datasets.states(db)  # after the files, so that none of them is younger than what is known
+    states = versions.states(db)  # after the files, so that none of them is younger than what is known
     for path in archives:
         state = states.get(path.stem)
         is_broken_off = path.suffix == ".receiving" and _age(path) > _LOCK_SECONDS and is_unlocked(path)

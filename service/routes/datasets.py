@@ -11,7 +11,7 @@ from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
-from worker.jobs import datasets, errors
+from worker.jobs import datasets, errors, versions
 from worker.jobs.built_in import BUILT_IN
 from worker.jobs.db import Database
 from worker.jobs.form import Form
@@ -65,7 +65,7 @@ _REQUEST_BODY: dict[str, Any] = {
 @router.get("", summary="List datasets, built-in ones included")
 def list_datasets(db: DatabaseDep) -> DatasetList:
     """The newest version of each name."""
-    known = {dataset.name: DatasetSummary.of(dataset) for dataset in datasets.newest(db)}
+    known = {dataset.name: DatasetSummary.of(dataset) for dataset in versions.newest(db)}
     unused = {name: DatasetSummary.of_unused(name) for name in BUILT_IN if name not in known}
     return DatasetList(data=[each for _, each in sorted((known | unused).items())])
 
@@ -104,7 +104,7 @@ async def add(request: Request, response: Response, db: DatabaseDep, settings: S
 @router.get("/{name}", summary="Look at a dataset", responses=responses(errors.NotFound))
 def show(name: NamePath, db: DatabaseDep, query: Annotated[VersionQuery, Query()]) -> DatasetBody:
     """With its card: what it holds, its statistics, and what was found when it was prepared."""
-    dataset = datasets.get(db, name, query.version)
+    dataset = versions.get(db, name, query.version)
     if dataset is None:
         return DatasetBody.of_unused(name, versions=[])
     return _whole(db, dataset)
@@ -119,8 +119,8 @@ def show(name: NamePath, db: DatabaseDep, query: Annotated[VersionQuery, Query()
 def delete(name: NamePath, db: DatabaseDep, settings: SettingsDep, query: Annotated[DeleteQuery, Query()]) -> None:
     """All versions or one, and their files. Not while a job that has not ended uses it."""
     for dataset in datasets.delete(db, name, query.version):
-        (settings.data_dir / datasets.archive_path(dataset.id)).unlink(missing_ok=True)
-        folder = settings.data_dir / datasets.folder(dataset)
+        (settings.data_dir / versions.archive_path(dataset.id)).unlink(missing_ok=True)
+        folder = settings.data_dir / versions.folder(dataset)
         shutil.rmtree(folder, ignore_errors=True)
         for log in folder.parent.glob(f"{dataset.id}.attempt-*.log"):
             log.unlink(missing_ok=True)
@@ -128,7 +128,7 @@ def delete(name: NamePath, db: DatabaseDep, settings: SettingsDep, query: Annota
 
 async def _upload(request: Request, db: Database, settings: Settings) -> Dataset:
     dataset_id = new_id()
-    archive = settings.data_dir / datasets.archive_path(dataset_id)
+    archive = settings.data_dir / versions.archive_path(dataset_id)
     async with received(request, archive.with_suffix(".receiving"), partial(_validated, Form)) as form:
         return await run_in_threadpool(_accept, db, archive, dataset_id, form)
 
@@ -140,7 +140,7 @@ def _accept(db: Database, archive: Path, dataset_id: str, form: Form) -> Dataset
         return datasets.add_upload(db, dataset_id, form)
     except Exception:  # the answer may have got lost, not the row; what is unsure is left to the sweep
         with suppress(Exception):
-            if not datasets.is_known(db, dataset_id):
+            if not versions.is_known(db, dataset_id):
                 archive.unlink()
         raise
 
@@ -166,4 +166,4 @@ def _validated(kind: type[P], text: bytes) -> P:
 
 
 def _whole(db: Database, dataset: Dataset) -> DatasetBody:
-    return DatasetBody.whole(dataset, datasets.versions(db, dataset.name))
+    return DatasetBody.whole(dataset, versions.numbers(db, dataset.name))

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, Field
-from worker.jobs import datasets, queue, records
+from worker.jobs import queue, records, versions
 from worker.jobs.db import Database
 from worker.jobs.errors import Conflict, InvalidRequest, NotFound, SpecRefused, UnsupportedMediaType
 from worker.jobs.spec import Spec
@@ -76,7 +76,7 @@ def _whole(db: Database, job: Job) -> JobBody:
 def _reason(db: Database, job: Job) -> str | None:
     if job.status != Status.QUEUED or job.dataset_id is None:
         return None
-    dataset = datasets.by_id(db, job.dataset_id)
+    dataset = versions.by_id(db, job.dataset_id)
     if dataset.status == DatasetStatus.READY:
         return "All slots are taken, or no worker is running."
     of = f" of {dataset.total}" if dataset.total else ""

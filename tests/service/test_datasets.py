@@ -20,7 +20,7 @@ from service.uploads import _Form
 from tests.service.conftest import Serve
 from tests.service.test_errors import CANARY, assert_problem
 from tests.worker.jobs.making import LEASE_SECONDS, card, finish
-from worker.jobs import datasets, queue
+from worker.jobs import datasets, queue, versions
 from worker.jobs.built_in import BUILT_IN
 from worker.jobs.card import Card, Finding, FindingKind
 from worker.jobs.db import Database
@@ -169,9 +169,9 @@ def test_deleting_removes_the_files_and_is_refused_while_a_job_needs_them(
 ) -> None:
     upload(client)
     prepared(db)
-    found = datasets.get(db, "shoes")
+    found = versions.get(db, "shoes")
     assert found is not None
-    folder = data_dir / datasets.folder(found)
+    folder = data_dir / versions.folder(found)
     folder.mkdir(parents=True)
     (folder / "train_images.npy").write_bytes(b"x")
     log = folder.with_name(f"{found.id}.attempt-1.log")
@@ -343,7 +343,7 @@ def test_deleting_an_old_version_of_a_built_in_dataset_leaves_the_new_ones_files
         client.post("/datasets", json={"name": "fashion-mnist"})
         claimed = datasets.claim(db, "worker-1", LEASE_SECONDS)
         assert claimed is not None
-        folder = data_dir / datasets.folder(claimed)
+        folder = data_dir / versions.folder(claimed)
         folder.mkdir(parents=True)
         folders.append(folder)
         if len(folders) == 1:

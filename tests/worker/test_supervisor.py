@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 
 import worker.supervisor
 from tests.worker.jobs.making import card, make_ready
-from worker.jobs import datasets, queue, records
+from worker.jobs import datasets, queue, records, versions
 from worker.jobs.db import Database
 from worker.jobs.errors import BadArchive
 from worker.jobs.failures import Failure
@@ -243,7 +243,7 @@ def test_leases_are_renewed_and_a_dead_workers_jobs_are_taken_over_at_once(
 
 def waiting_upload(db: Database, settings: Settings) -> str:
     dataset_id = new_id()
-    archive = settings.data_dir / datasets.archive_path(dataset_id)
+    archive = settings.data_dir / versions.archive_path(dataset_id)
     archive.parent.mkdir(parents=True, exist_ok=True)
     archive.write_bytes(b"PK")
     return datasets.add_upload(db, dataset_id, Form(name="shoes")).id
@@ -260,7 +260,7 @@ def test_a_dataset_is_prepared_beside_a_training(
         datasets.set_ready(db, dataset_id, 1, card(name="shoes"))
         launcher.started[dataset_id, 1].exit_code = EXIT_DONE
         until(lambda: len(launcher.started) == 3)
-    assert datasets.by_id(db, dataset_id).status == DatasetStatus.READY
+    assert versions.by_id(db, dataset_id).status == DatasetStatus.READY
 
 
 def test_a_dataset_that_kills_its_attempts_is_invalid_and_fails_the_jobs_that_waited(
@@ -273,12 +273,12 @@ def test_a_dataset_that_kills_its_attempts_is_invalid_and_fails_the_jobs_that_wa
             until(lambda n=attempt: (dataset_id, n) in launcher.started)  # type: ignore[misc]
             launcher.started[dataset_id, attempt].exit_code = -signal.SIGSEGV
         until(lambda: queue.get(db, job_id).status == Status.FAILED)
-    found = datasets.by_id(db, dataset_id)
+    found = versions.by_id(db, dataset_id)
     assert (found.status, (found.error or {})["signal"]) == (DatasetStatus.INVALID, "SIGSEGV")
     assert (found.error or {})["message"] == "The preparing process was killed by SIGSEGV."
     assert queue.get(db, job_id).error == found.error
     assert (job_id, 1) not in launcher.started
-    assert not (settings.data_dir / datasets.archive_path(dataset_id)).exists()
+    assert not (settings.data_dir / versions.archive_path(dataset_id)).exists()
 
 
 @pytest.mark.parametrize("listens", [True, False])
@@ -289,9 +289,9 @@ def test_a_stop_gives_a_dataset_back_and_keeps_its_archive(
     dataset_id = waiting_upload(db, settings)
     with supervise():
         until(lambda: launcher.started)
-    found = datasets.by_id(db, dataset_id)
+    found = versions.by_id(db, dataset_id)
     assert (found.status, found.lost) == (DatasetStatus.UPLOADED, 0)
-    assert (settings.data_dir / datasets.archive_path(dataset_id)).exists()
+    assert (settings.data_dir / versions.archive_path(dataset_id)).exists()
 
 
 def test_a_deleted_dataset_is_not_prepared_any_further(
@@ -302,7 +302,7 @@ def test_a_deleted_dataset_is_not_prepared_any_further(
         until(lambda: launcher.started)
         datasets.delete(db, "shoes")
         until(lambda: launcher.started[dataset_id, 1].killed)
-    assert datasets.states(db)[dataset_id] is DatasetStatus.DELETED
+    assert versions.states(db)[dataset_id] is DatasetStatus.DELETED
 
 
 def test_a_dead_workers_dataset_is_taken_over_at_once(
@@ -314,7 +314,7 @@ def test_a_dead_workers_dataset_is_taken_over_at_once(
     (settings.data_dir / "workers" / "dead.lock").touch()  # nobody holds it
     with supervise():
         until(lambda: (dataset_id, 2) in launcher.started)
-    assert datasets.by_id(db, dataset_id).lost == 1
+    assert versions.by_id(db, dataset_id).lost == 1
 
 
 def test_jobs_whose_dataset_is_invalid_fail_even_if_nobody_saw_it_end(
@@ -326,4 +326,4 @@ def test_jobs_whose_dataset_is_invalid_fail_even_if_nobody_saw_it_end(
     datasets.set_invalid(db, dataset_id, 1, Failure.of(BadArchive()))
     with supervise():
         until(lambda: queue.get(db, job_id).status == Status.FAILED)
-    assert not (settings.data_dir / datasets.archive_path(dataset_id)).exists()
+    assert not (settings.data_dir / versions.archive_path(dataset_id)).exists()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.worker.jobs.making import card, make_ready
-from worker.jobs import datasets
+from worker.jobs import datasets, versions
 from worker.jobs.db import Database
 from worker.jobs.errors import BadArchive
 from worker.jobs.failures import Failure
@@ -48,7 +48,7 @@ def with_status(db: Database, status: DatasetStatus) -> Dataset:
 def files_of(data_dir: Path, dataset_id: str) -> dict[str, Path]:
     """All that there could be of a dataset."""
     paths = {
-        "archive": data_dir / datasets.archive_path(dataset_id),
+        "archive": data_dir / versions.archive_path(dataset_id),
         "scratch": data_dir / "datasets" / f".preparing-{dataset_id}-abc" / "pictures",
         "folder": data_dir / "datasets" / dataset_id / "card.json",
         "log": data_dir / "datasets" / f"{dataset_id}.attempt-1.log",

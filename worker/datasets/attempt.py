@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 import torch
 
-from worker.jobs import datasets
+from worker.jobs import datasets, versions
 from worker.jobs.db import DATABASE_AWAY, Database, insist
 from worker.jobs.errors import Crashed, DatasetInvalid, DiskFull, EpochdError, Internal, StaleAttempt, Stalled
 from worker.jobs.failures import Failure, traceback_tail
@@ -37,7 +37,7 @@ def run(settings: Settings, dataset_id: str, attempt: int) -> int:
     gc.set_threshold(100_000)  # looking through it again and again was a third of the time
     torch.set_num_threads(1)  # decoding forks, and who forks must not have run a parallel operation
     db = Database(settings.resolved_database_url)
-    dataset = datasets.by_id(db, dataset_id)
+    dataset = versions.by_id(db, dataset_id)
     if dataset.form is not None:  # strangers' bytes
         limit_memory(_MEMORY_BYTES)
     watch = Watcher(db, dataset_id, attempt)
@@ -72,7 +72,7 @@ def _prepare(db: Database, settings: Settings, dataset: Dataset, attempt: int, w
     else:
         insist(lambda: datasets.set_ready(db, dataset.id, attempt, card))
         _log.info("dataset_ready", train=card.train_count, test=card.test_count, sha256=card.sha256)
-    (settings.data_dir / datasets.archive_path(dataset.id)).unlink(missing_ok=True)
+    (settings.data_dir / versions.archive_path(dataset.id)).unlink(missing_ok=True)
 
 
 def _judged(error: Exception) -> tuple[EpochdError, bool]:

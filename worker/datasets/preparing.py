@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import mkdtemp
 
-from worker.jobs import datasets
+from worker.jobs import versions
 from worker.jobs.card import Card
 from worker.jobs.errors import DatasetInvalid
 from worker.jobs.form import Form
@@ -29,14 +29,14 @@ def prepare(settings: Settings, dataset: Dataset, watch: Watch) -> Card:
 
     Raises DatasetMissing for a built-in one, and what `uploaded.prepare` raises.
     """
-    folder = settings.data_dir / datasets.folder(dataset)
+    folder = settings.data_dir / versions.folder(dataset)
     if dataset.form is None:
         name = dataset.name
         return _made_whole(
             folder, lambda scratch: write(catalogue.read(settings, name, scratch, watch), name, scratch, watch)
         )
     form = Form.model_validate(dataset.form)
-    archive = settings.data_dir / datasets.archive_path(dataset.id)
+    archive = settings.data_dir / versions.archive_path(dataset.id)
     if not archive.exists() and not folder.exists():
         raise DatasetInvalid("The uploaded file is gone; upload it again.")
     return _made_whole(folder, lambda scratch: uploaded.prepare(archive, form, scratch, settings, watch))

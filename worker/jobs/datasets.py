@@ -6,14 +6,12 @@ changes; the same name again is a new version.
 
 import re
 from collections.abc import Collection, Sequence
-from pathlib import PurePosixPath
 from typing import Any
 
-from sqlalchemy import Select, func, select
-from sqlalchemy.orm import defer, load_only
+from sqlalchemy import func, select
 from sqlmodel import Session, col
 
-from . import leases
+from . import leases, versions
 from .built_in import BUILT_IN
 from .card import Card, Task
 from .db import Database, now, one_at_a_time
@@ -26,20 +24,6 @@ from .tables import SPENT, TERMINAL, Dataset, DatasetStatus, Job, Outcome
 
 _WAITING = (DatasetStatus.UPLOADED, DatasetStatus.PREPARING)
 _LIVE = (*_WAITING, DatasetStatus.READY)
-
-
-def archive_path(dataset_id: str) -> str:
-    """Where the archive of an upload lies until it is prepared, relative to the data folder."""
-    return f"uploads/{dataset_id}.archive"
-
-
-def folder(dataset: Dataset) -> str:
-    """Where the prepared files lie, relative to the data folder. Never made of what a client said."""
-    return f"datasets/{f'{dataset.name}-v{dataset.version}' if dataset.form is None else dataset.id}"
-
-
-def task(dataset: Dataset) -> Task:
-    return Task((dataset.form or {}).get("task", Task.CLASSIFICATION))
 
 
 def add_upload(db: Database, dataset_id: str, form: Form) -> Dataset:
@@ -57,51 +41,13 @@ def prepare_built_in(db: Database, name: str) -> Dataset:
         return _built_in(session, name)
 
 
-def get(db: Database, name: str, version: int | None = None) -> Dataset | None:
-    """This version, or the newest; None for a built-in one that nobody asked for yet. Raises NotFound."""
-    with db.read() as session:
-        found = _newest(session, name, version) if re.fullmatch(NAME_PATTERN, name) else None
-    if found is None and (name not in BUILT_IN or version is not None):
-        raise NotFound("There is no dataset of this name and version; GET /datasets lists those that there are.")
-    return found
-
-
-def by_id(db: Database, dataset_id: str) -> Dataset:
-    with db.read() as session:
-        return session.get_one(Dataset, dataset_id)
-
-
-def newest(db: Database) -> list[Dataset]:
-    """The newest version of each name, by name; without findings."""
-    latest = (
-        select(col(Dataset.name), func.max(Dataset.version).label("version"))
-        .where(col(Dataset.status) != DatasetStatus.DELETED)
-        .group_by(col(Dataset.name))
-        .subquery()
-    )
-    query = (
-        select(Dataset)
-        .join(latest, (col(Dataset.name) == latest.c.name) & (col(Dataset.version) == latest.c.version))
-        .order_by(col(Dataset.name))
-        .options(defer(col(Dataset.findings)))  # type: ignore[arg-type]
-    )
-    with db.read() as session:
-        return list(session.execute(query).scalars())
-
-
-def versions(db: Database, name: str) -> list[int]:
-    """The numbers of all of this name that are not deleted, newest first."""
-    with db.read() as session:
-        return list(session.execute(_named(name).with_only_columns(col(Dataset.version))).scalars())
-
-
 def for_job(session: Session, spec: Spec) -> Dataset:
     """The version that a job with this spec trains on, which may have to be prepared first.
 
     Raises SpecRefused when there is none, when it is invalid, and when the spec does not suit it.
     """
     wanted = spec.dataset
-    found = _newest(session, wanted.name, wanted.version, lock=True)
+    found = versions.find(session, wanted.name, wanted.version, lock=True)
     if wanted.version is None and wanted.name in BUILT_IN:
         found = _built_in(session, wanted.name)
     if found is None:
@@ -109,21 +55,17 @@ def for_job(session: Session, spec: Spec) -> Dataset:
         raise SpecRefused("There is no such dataset; GET /datasets lists those that there are.", pointer=pointer)
     if found.status == DatasetStatus.INVALID:
         problem = (found.error or {}).get("message", "")
-        ready = _named(found.name).where(col(Dataset.status) == DatasetStatus.READY).limit(1)
+        ready = versions.named(found.name).where(col(Dataset.status) == DatasetStatus.READY).limit(1)
         other = session.execute(ready).scalar_one_or_none()
         hint = f" Version {other.version} is ready: name it to train on that." if other else ""
         raise SpecRefused(f"Version {found.version} of this dataset is invalid: {problem}{hint}", pointer="#/dataset")
-    fitting = {Task.CLASSIFICATION: "cross_entropy", Task.REGRESSION: "mse"}[task(found)]
+    fitting = {Task.CLASSIFICATION: "cross_entropy", Task.REGRESSION: "mse"}[versions.task(found)]
     if spec.loss.name != fitting:
         raise SpecRefused(
-            f"The task of this dataset is {task(found)}, which is trained with the loss `{fitting}`.", pointer="#/loss"
+            f"The task of this dataset is {versions.task(found)}, which is trained with the loss `{fitting}`.",
+            pointer="#/loss",
         )
     return found
-
-
-def is_known(db: Database, dataset_id: str) -> bool:
-    with db.read() as session:
-        return session.get(Dataset, dataset_id) is not None
 
 
 def has_waiting(db: Database) -> bool:
@@ -196,7 +138,7 @@ def delete(db: Database, name: str, version: int | None = None) -> list[Dataset]
     """
     with db.write() as session:
         is_name = re.fullmatch(NAME_PATTERN, name)
-        found = list(session.execute(_named(name, version).with_for_update()).scalars()) if is_name else []
+        found = list(session.execute(versions.named(name, version).with_for_update()).scalars()) if is_name else []
         if not found:
             raise NotFound("There is no dataset of this name and version.")
         ids = [each.id for each in found]
@@ -208,35 +150,12 @@ def delete(db: Database, name: str, version: int | None = None) -> list[Dataset]
         return found
 
 
-def states(db: Database) -> dict[str, DatasetStatus]:
-    """Of all that there ever were, by their ids and by the names of their folders."""
-    wanted = load_only(*(getattr(Dataset, name) for name in ("id", "name", "version", "form", "status")))
-    with db.read() as session:
-        rows = list(session.execute(select(Dataset).options(wanted)).scalars())
-    return {key: DatasetStatus(row.status) for row in rows for key in (row.id, PurePosixPath(folder(row)).name)}
-
-
-def _named(name: str, version: int | None = None) -> Select[Dataset]:
-    query = select(Dataset).where(col(Dataset.name) == name, col(Dataset.status) != DatasetStatus.DELETED)
-    if version is not None:
-        query = query.where(col(Dataset.version) == version)
-    return query.order_by(col(Dataset.version).desc())
-
-
-def _newest(session: Session, name: str, version: int | None = None, *, lock: bool = False) -> Dataset | None:
-    query = _named(name, version).limit(1)
-    if lock:  # a version that a job is about to use must not be deleted meanwhile
-        query = query.with_for_update(read=True)
-    found: Dataset | None = session.execute(query).scalar_one_or_none()
-    return found
-
-
 def _built_in(session: Session, name: str) -> Dataset:
-    found = _newest(session, name, lock=True)
+    found = versions.find(session, name, lock=True)
     if found is not None and found.status in _LIVE:
         return found
     one_at_a_time(session, f"dataset {name}")
-    found = _newest(session, name)  # somebody else may just have asked for it too
+    found = versions.find(session, name)  # somebody else may just have asked for it too
     if found is None or found.status not in _LIVE:  # an invalid one is tried again: its files may be there by now
         found = _add(session, new_id(), name, None)
     return found

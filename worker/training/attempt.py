@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from worker.datasets.opening import Prepared, open_prepared
 from worker.datasets.pictures import Preprocessing, plain
-from worker.jobs import datasets, queue, records
+from worker.jobs import queue, records, versions
 from worker.jobs.card import Card, Task
 from worker.jobs.db import DATABASE_AWAY, Database, insist
 from worker.jobs.errors import CheckpointCorrupt, EpochdError, Internal, StaleAttempt
@@ -43,7 +43,7 @@ def run(settings: Settings, job_id: str, attempt: int) -> int:
     job = queue.get(db, job_id)
     spec = Spec.model_validate(job.spec)
     assert job.dataset_id is not None
-    dataset = datasets.by_id(db, job.dataset_id)
+    dataset = versions.by_id(db, job.dataset_id)
     reporter = Reporter(db, job_id, attempt, spec.epochs)
     reporter.listen()
     try:
@@ -101,7 +101,7 @@ def _train(
 def _prepare(settings: Settings, spec: Spec, dataset: Dataset) -> Training:
     where = device.choose(spec.device)
     pinned = Card.model_validate(dataset.card)
-    data = open_prepared(settings.data_dir / datasets.folder(dataset), pinned.sha256)
+    data = open_prepared(settings.data_dir / versions.folder(dataset), pinned.sha256)
     card = data.card
     torch.manual_seed(spec.seed)
     model = build(spec.model, channels=card.channels, height=card.height, width=card.width, outputs=card.outputs).to(

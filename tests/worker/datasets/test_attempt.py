@@ -16,7 +16,7 @@ from PIL import Image
 
 from worker.datasets import attempt as preparing
 from worker.datasets.decoding import DecoderDied
-from worker.jobs import datasets
+from worker.jobs import datasets, versions
 from worker.jobs.db import Database
 from worker.jobs.form import Form
 from worker.jobs.ids import new_id
@@ -42,7 +42,7 @@ def db(settings: Settings) -> Iterator[Database]:
 def uploaded(settings: Settings, db: Database) -> Dataset:
     """Forty pictures of two classes, and claimed."""
     dataset_id = new_id()
-    archive = settings.data_dir / datasets.archive_path(dataset_id)
+    archive = settings.data_dir / versions.archive_path(dataset_id)
     archive.parent.mkdir()
     with zipfile.ZipFile(archive, "w") as file:
         for number in range(40):
@@ -87,16 +87,16 @@ def raising(error: BaseException) -> Callable[[Any], Any]:
 
 def test_an_upload_becomes_ready_and_its_archive_goes(settings: Settings, db: Database, uploaded: Dataset) -> None:
     assert attempt(settings, uploaded) == EXIT_DONE
-    found = datasets.by_id(db, uploaded.id)
+    found = versions.by_id(db, uploaded.id)
     assert found.status == DatasetStatus.READY
     assert (found.card or {})["train_count"] + (found.card or {})["test_count"] == 40
     assert left(settings) == [uploaded.id]
 
 
 def test_an_upload_whose_file_is_gone_says_so(settings: Settings, db: Database, uploaded: Dataset) -> None:
-    (settings.data_dir / datasets.archive_path(uploaded.id)).unlink()
+    (settings.data_dir / versions.archive_path(uploaded.id)).unlink()
     assert attempt(settings, uploaded) == EXIT_DONE
-    found = datasets.by_id(db, uploaded.id)
+    found = versions.by_id(db, uploaded.id)
     assert (found.status, (found.error or {})["message"]) == (
         DatasetStatus.INVALID,
         "The uploaded file is gone; upload it again.",
@@ -115,7 +115,7 @@ def test_what_another_attempt_would_meet_again_is_final(
 ) -> None:
     instead_of_preparing(monkeypatch, raising(error))
     assert attempt(settings, uploaded) == EXIT_DONE
-    found = datasets.by_id(db, uploaded.id)
+    found = versions.by_id(db, uploaded.id)
     assert (found.status, (found.error or {})["code"]) == (DatasetStatus.INVALID, code)
     assert left(settings) == []
 
@@ -134,12 +134,12 @@ def test_what_may_pass_is_tried_again_with_the_same_archive(
     with monkeypatch.context() as patch:
         instead_of_preparing(patch, raising(error))
         assert attempt(settings, uploaded) == EXIT_DONE
-        assert datasets.by_id(db, uploaded.id).status == DatasetStatus.UPLOADED
+        assert versions.by_id(db, uploaded.id).status == DatasetStatus.UPLOADED
         assert left(settings) == [f"{uploaded.id}.archive"]
         again = datasets.claim(db, "worker-1", 60)
         assert again is not None
         assert attempt(settings, again) == EXIT_DONE
-    found = datasets.by_id(db, uploaded.id)
+    found = versions.by_id(db, uploaded.id)
     assert (found.status, (found.error or {})["code"]) == (DatasetStatus.INVALID, code)
 
 
@@ -155,7 +155,7 @@ def test_one_that_does_not_get_on_is_tried_again(
     started = time.monotonic()
     assert attempt(settings, uploaded) == EXIT_DONE
     assert time.monotonic() - started < 30
-    assert datasets.by_id(db, uploaded.id).status == DatasetStatus.UPLOADED
+    assert versions.by_id(db, uploaded.id).status == DatasetStatus.UPLOADED
 
 
 def test_a_picture_that_hangs_its_decoder_is_not_waited_for(
@@ -166,7 +166,7 @@ def test_a_picture_that_hangs_its_decoder_is_not_waited_for(
     started = time.monotonic()
     assert attempt(settings, uploaded) == EXIT_DONE
     assert time.monotonic() - started < 30
-    assert datasets.by_id(db, uploaded.id).status == DatasetStatus.UPLOADED
+    assert versions.by_id(db, uploaded.id).status == DatasetStatus.UPLOADED
 
 
 def test_one_that_is_asked_to_stop_leaves_and_settles_nothing(
@@ -178,13 +178,13 @@ def test_one_that_is_asked_to_stop_leaves_and_settles_nothing(
             time.sleep(0.01)
 
     def stop(pid: int) -> None:
-        while datasets.by_id(db, uploaded.id).step is None:
+        while versions.by_id(db, uploaded.id).step is None:
             time.sleep(0.01)
         os.kill(pid, signal.SIGTERM)
 
     instead_of_preparing(monkeypatch, work)
     assert attempt(settings, uploaded, stop) == EXIT_STOPPED
-    assert datasets.by_id(db, uploaded.id).status == DatasetStatus.PREPARING
+    assert versions.by_id(db, uploaded.id).status == DatasetStatus.PREPARING
     assert left(settings) == [f"{uploaded.id}.archive"]
 
 
@@ -194,6 +194,6 @@ def test_one_that_lost_its_dataset_leaves_and_writes_nothing(
     datasets.rescue(db, max_attempts=3, dead_workers=["worker-1"])
     assert datasets.claim(db, "worker-2", 60) is not None
     assert attempt(settings, uploaded) == EXIT_STALE
-    found = datasets.by_id(db, uploaded.id)
+    found = versions.by_id(db, uploaded.id)
     assert (found.status, found.attempt) == (DatasetStatus.PREPARING, 2)
     assert left(settings) == [f"{uploaded.id}.archive"]

@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlmodel import SQLModel
 
-from worker.jobs import datasets, queue, records
+from worker.jobs import datasets, queue, records, versions
 from worker.jobs.card import Card
 from worker.jobs.db import Database
 from worker.jobs.failures import Failure
@@ -60,7 +60,7 @@ def claim(db: Database, worker: str = "worker-1", lease_seconds: float = LEASE_S
 
 def running(db: Database, worker: str = "worker-1", lease_seconds: float = LEASE_SECONDS) -> Job:
     """A job that was queued alone and claimed."""
-    if not datasets.newest(db):
+    if not versions.newest(db):
         make_ready(db)
     queue.enqueue(db, Spec())
     return claim(db, worker, lease_seconds)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.worker.jobs.making import EXPIRED, LEASE_SECONDS, card, everything, finish, make_ready
-from worker.jobs import datasets, queue
+from worker.jobs import datasets, queue, versions
 from worker.jobs.built_in import BUILT_IN
 from worker.jobs.card import Card, FileNote, Finding, FindingKind, Task
 from worker.jobs.db import Database
@@ -34,14 +34,14 @@ def ready(db: Database, name: str = "shoes", **form: Any) -> Dataset:
     upload(db, name, **form)
     claimed = claim(db)
     datasets.set_ready(db, claimed.id, claimed.attempt, card(name=name))
-    return datasets.by_id(db, claimed.id)
+    return versions.by_id(db, claimed.id)
 
 
 def invalid(db: Database, name: str = "shoes") -> Dataset:
     upload(db, name)
     claimed = claim(db)
     datasets.set_invalid(db, claimed.id, claimed.attempt, FAILURE)
-    return datasets.by_id(db, claimed.id)
+    return versions.by_id(db, claimed.id)
 
 
 def spec(name: str = "shoes", version: int | None = None, **more: Any) -> Spec:
@@ -63,11 +63,11 @@ def test_an_upload_waits_is_prepared_and_is_ready(db: Database) -> None:
     assert (claimed.id, claimed.status, claimed.attempt, claimed.worker_id) == (uploaded.id, "preparing", 1, "worker-1")
     assert not datasets.has_waiting(db)
     datasets.record_progress(db, claimed.id, 1, "decoding", 5, 10)
-    assert (datasets.by_id(db, claimed.id).step, datasets.by_id(db, claimed.id).done) == ("decoding", 5)
+    assert (versions.by_id(db, claimed.id).step, versions.by_id(db, claimed.id).done) == ("decoding", 5)
     finding = Finding(kind=FindingKind.LEAKAGE, count=1, detail="Too good.", files=[FileNote(file="a", detail="b")])
     found = card(name="shoes", findings=[finding])
     datasets.set_ready(db, claimed.id, 1, found)
-    done = datasets.by_id(db, claimed.id)
+    done = versions.by_id(db, claimed.id)
     assert (done.status, done.worker_id, done.step, done.error) == (DatasetStatus.READY, None, None, None)
     assert done.finished_at is not None
     assert Card.model_validate((done.card or {}) | {"findings": done.findings}) == found
@@ -78,7 +78,7 @@ def test_an_invalid_one_says_why_and_what_was_found(db: Database) -> None:
     claimed = claim(db) if upload(db) else None
     assert claimed is not None
     datasets.set_invalid(db, claimed.id, 1, FAILURE, card(name="shoes"))
-    done = datasets.by_id(db, claimed.id)
+    done = versions.by_id(db, claimed.id)
     assert (done.status, done.error) == (DatasetStatus.INVALID, FAILURE.model_dump(mode="json"))
     assert done.card is not None
 
@@ -88,7 +88,7 @@ def test_the_same_name_again_is_a_new_version_and_numbers_are_never_used_twice(d
     assert upload(db, "boots").version == 1
     datasets.delete(db, "shoes")
     assert upload(db).version == 4
-    assert datasets.versions(db, "shoes") == [4]
+    assert versions.numbers(db, "shoes") == [4]
 
 
 def test_uploads_of_one_name_at_once_get_versions_of_their_own(db: Database) -> None:
@@ -98,14 +98,14 @@ def test_uploads_of_one_name_at_once_get_versions_of_their_own(db: Database) -> 
 
 
 def test_a_built_in_dataset_is_a_row_once_somebody_asks_for_it(db: Database) -> None:
-    assert datasets.get(db, "mnist") is None
+    assert versions.get(db, "mnist") is None
     with ThreadPoolExecutor(8) as pool:
         asked = list(pool.map(lambda _: datasets.prepare_built_in(db, "mnist").id, range(24)))
     assert len(set(asked)) == 1
-    found = datasets.get(db, "mnist")
+    found = versions.get(db, "mnist")
     assert found is not None
     assert (found.id, found.form, found.status) == (asked[0], None, DatasetStatus.UPLOADED)
-    assert datasets.task(found) is Task.CLASSIFICATION
+    assert versions.task(found) is Task.CLASSIFICATION
 
 
 def test_jobs_that_ask_for_a_built_in_dataset_at_once_share_its_row(db: Database) -> None:
@@ -123,7 +123,7 @@ def test_a_built_in_dataset_that_was_absent_is_tried_again(db: Database) -> None
 
 @pytest.mark.parametrize("name", ["shoes", "", "no\0name", "../mnist", "MNIST", "mnist\n"])
 def test_a_name_that_is_not_there_is_not_found(db: Database, name: str) -> None:
-    for ask in (datasets.get, datasets.delete, datasets.prepare_built_in):
+    for ask in (versions.get, datasets.delete, datasets.prepare_built_in):
         with pytest.raises(NotFound):
             ask(db, name)
 
@@ -132,21 +132,21 @@ def test_the_newest_version_of_each_name_is_listed(db: Database) -> None:
     ready(db)
     invalid(db)
     ready(db, "boots")
-    assert [(each.name, each.version, each.status) for each in datasets.newest(db)] == [
+    assert [(each.name, each.version, each.status) for each in versions.newest(db)] == [
         ("boots", 1, "ready"),
         ("fashion-mnist", 1, "ready"),
         ("shoes", 2, "invalid"),
     ]
-    found = datasets.get(db, "shoes", 1)
+    found = versions.get(db, "shoes", 1)
     assert found is not None
     assert (found.status, found.findings) == (DatasetStatus.READY, [])
 
 
 def test_paths_are_made_of_our_own_names_only(db: Database) -> None:
     uploaded = upload(db)
-    assert datasets.folder(uploaded) == f"datasets/{uploaded.id}"
-    assert datasets.archive_path(uploaded.id) == f"uploads/{uploaded.id}.archive"
-    assert datasets.folder(datasets.prepare_built_in(db, "mnist")) == "datasets/mnist-v1"
+    assert versions.folder(uploaded) == f"datasets/{uploaded.id}"
+    assert versions.archive_path(uploaded.id) == f"uploads/{uploaded.id}.archive"
+    assert versions.folder(datasets.prepare_built_in(db, "mnist")) == "datasets/mnist-v1"
     with pytest.raises(ValueError, match="built-in"):
         upload(db, "mnist")
 
@@ -224,7 +224,7 @@ def test_an_attempt_that_did_not_finish_is_tried_again_until_they_are_spent(db: 
         status = datasets.finish(db, claimed.id, number, outcome, FAILURE, max_attempts=3)
         spent = number == 3 and outcome in SPENT
         assert status == (DatasetStatus.INVALID if spent else DatasetStatus.UPLOADED)
-    dataset = datasets.by_id(db, claimed.id)
+    dataset = versions.by_id(db, claimed.id)
     assert (dataset.error is not None, dataset.step, dataset.done) == (outcome in SPENT, None, 0)
 
 
@@ -236,8 +236,8 @@ def test_a_dataset_of_a_dead_or_silent_worker_is_taken_back(db: Database) -> Non
     assert dead is not None
     assert alive is not None
     assert sorted(datasets.rescue(db, max_attempts=3, dead_workers=["dead"])) == sorted([silent.id, dead.id])
-    assert datasets.by_id(db, alive.id).status == DatasetStatus.PREPARING
-    assert datasets.by_id(db, dead.id).status == DatasetStatus.UPLOADED
+    assert versions.by_id(db, alive.id).status == DatasetStatus.PREPARING
+    assert versions.by_id(db, dead.id).status == DatasetStatus.UPLOADED
     assert datasets.rescue(db, max_attempts=3) == []
 
 
@@ -291,7 +291,7 @@ def test_a_dataset_that_a_job_uses_stays(db: Database, status: Status) -> None:
     for version in (None, 1):
         with pytest.raises(Conflict, match=job.id):
             datasets.delete(db, "shoes", version)
-    assert datasets.versions(db, "shoes")
+    assert versions.numbers(db, "shoes")
 
 
 def test_a_dataset_may_go_when_its_jobs_have_ended(db: Database) -> None:
@@ -300,9 +300,9 @@ def test_a_dataset_may_go_when_its_jobs_have_ended(db: Database) -> None:
     job = trained(db)
     finish(db, job, Outcome.SUCCEEDED)
     assert [each.id for each in datasets.delete(db, "shoes")] == [dataset.id]
-    assert datasets.versions(db, "shoes") == []
+    assert versions.numbers(db, "shoes") == []
     assert queue.get(db, job.id).status in TERMINAL
-    assert datasets.states(db)[dataset.id] is DatasetStatus.DELETED
+    assert versions.states(db)[dataset.id] is DatasetStatus.DELETED
     with pytest.raises(SpecRefused):
         queue.enqueue(db, spec())
 
@@ -310,8 +310,8 @@ def test_a_dataset_may_go_when_its_jobs_have_ended(db: Database) -> None:
 def test_one_version_may_go_alone(db: Database) -> None:
     first, second = ready(db), ready(db)
     datasets.delete(db, "shoes", 1)
-    assert datasets.versions(db, "shoes") == [second.version]
-    assert datasets.states(db)[first.id] is DatasetStatus.DELETED
+    assert versions.numbers(db, "shoes") == [second.version]
+    assert versions.states(db)[first.id] is DatasetStatus.DELETED
 
 
 def test_deleting_one_that_is_being_prepared_gives_it_up(db: Database) -> None:
@@ -346,7 +346,7 @@ def test_a_delete_that_meets_a_job_never_leaves_the_job_without_its_dataset(db: 
         if queued.result() != "refused":
             queue.cancel(db, queued.result())
             datasets.delete(db, "shoes")
-        assert datasets.states(db)[dataset.id] is DatasetStatus.DELETED
+        assert versions.states(db)[dataset.id] is DatasetStatus.DELETED
 
 
 def test_every_built_in_name_is_a_name(db: Database) -> None:
@@ -356,4 +356,4 @@ def test_every_built_in_name_is_a_name(db: Database) -> None:
 
 def test_a_ready_dataset_is_made_ready_by_the_tests_as_by_a_worker(db: Database) -> None:
     datasets.delete(db, "fashion-mnist")
-    assert datasets.by_id(db, make_ready(db)).status == DatasetStatus.READY
+    assert versions.by_id(db, make_ready(db)).status == DatasetStatus.READY

@@ -22,8 +22,8 @@ from sqlmodel import SQLModel
 import worker.jobs
 from tests.postgres import Server
 from tests.worker.jobs.making import BACKENDS, make_ready, running
-from worker.jobs import datasets, queue, records
 from worker.jobs import db as db_module
+from worker.jobs import queue, records, versions
 from worker.jobs.db import Database, journal_mode
 from worker.jobs.errors import SchemaTooNew
 from worker.jobs.spec import Spec
@@ -293,7 +293,7 @@ def test_a_database_of_before_there_were_datasets_keeps_its_jobs(empty_url: str)
         ):
             session.execute(text(statement))
     db.migrate()
-    (dataset,) = datasets.newest(db)
+    (dataset,) = versions.newest(db)
     assert (dataset.name, dataset.version, dataset.status) == ("fashion-mnist", 1, "uploaded")
     assert queue.get(db, OLD).dataset_id == dataset.id
     assert len(records.attempts(db, OLD)) == 1

@@ -24,7 +24,7 @@ from tests.worker.jobs.making import (
     progress,
     running,
 )
-from worker.jobs import datasets, queue, records, workers
+from worker.jobs import queue, records, versions, workers
 from worker.jobs.db import Database
 from worker.jobs.errors import Conflict, NotFound, StaleAttempt
 from worker.jobs.failures import Failure
@@ -59,7 +59,7 @@ def _outcomes(db: Database, job_id: str) -> list[str | None]:
 
 def _queue_many(db: Database, count: int) -> list[str]:
     """Queues jobs in one transaction."""
-    (dataset_id,) = [dataset.id for dataset in datasets.newest(db)]
+    (dataset_id,) = [dataset.id for dataset in versions.newest(db)]
     jobs = [
         Job(id=new_id(), labels={}, spec=Spec().model_dump(), dataset_id=dataset_id, created_at=datetime.now(UTC))
         for _ in range(count)

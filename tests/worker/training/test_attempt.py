@@ -14,7 +14,7 @@ from tests.worker.jobs import making
 from tests.worker.jobs.making import make_ready
 from worker.datasets.arrays import Writer
 from worker.datasets.opening import CARD
-from worker.jobs import datasets, queue, records
+from worker.jobs import queue, records, versions
 from worker.jobs.db import Database
 from worker.jobs.processes import EXIT_DONE, EXIT_STALE, EXIT_STOPPED, Stopped
 from worker.jobs.settings import Settings
@@ -196,7 +196,7 @@ def test_a_regression_learns_numbers_and_is_measured_by_distances(settings: Sett
     with db.write() as session:  # as if it had been uploaded so
         session.execute(text("UPDATE datasets SET form = :form"), {"form": '{"task": "regression"}'})
     (settings.data_dir / "datasets" / "fashion-mnist-v1").rename(
-        settings.data_dir / "datasets" / datasets.newest(db)[0].id
+        settings.data_dir / "datasets" / versions.newest(db)[0].id
     )
     spec = Spec.model_validate(
         {"loss": {"name": "mse"}, "model": {"hidden": []}, "epochs": 12, "dataset": {"version": 1}}
