@@ -365,12 +365,13 @@ FOLDERS = st.sampled_from(["a", "b", "train", "test", "val", "images"])
 
 @settings(deadline=None)
 @given(st.lists(st.lists(FOLDERS, max_size=4), min_size=1, max_size=6))
-def test_every_picture_is_in_one_class_or_all_are_refused(places: list[list[str]]) -> None:
+def test_every_picture_is_in_one_class_or_named_as_unused_or_all_are_refused(places: list[list[str]]) -> None:
     names = ["/".join([*place, f"{number}.png"]) for number, place in enumerate(places)]
     try:
         found = read(*names)
     except DatasetInvalid:
         return
-    assert sorted(file for file, _, _ in told(found)) == sorted(names)
+    assert sorted([*(file for file, _, _ in told(found)), *found.unused]) == sorted(names)
+    assert all("val" in file.split("/") for file in found.unused)
     assert all(label in file.split("/")[:-1] for file, label, _ in told(found))
     assert found.classes == sorted({label for _, label, _ in told(found)})
