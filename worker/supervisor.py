@@ -18,7 +18,7 @@ import structlog
 
 from worker.jobs import datasets, queue, workers
 from worker.jobs.db import DATABASE_AWAY, Database
-from worker.jobs.processes import is_unlocked
+from worker.jobs.files import is_unlocked
 from worker.jobs.settings import Settings
 from worker.lanes import Attempts, PreparingLane, TrainingLane
 from worker.launchers.local import LocalLauncher, wait_any

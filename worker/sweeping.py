@@ -9,7 +9,7 @@ import structlog
 
 from worker.jobs import versions
 from worker.jobs.db import Database
-from worker.jobs.processes import is_unlocked
+from worker.jobs.files import is_unlocked
 from worker.jobs.tables import DatasetStatus
 
 _ROW_SECONDS: Final = 24 * 3600  # an archive has its row in an instant, unless the database is the wrong one

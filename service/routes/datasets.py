@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from worker.jobs import datasets, errors, versions
 from worker.jobs.built_in import BUILT_IN
 from worker.jobs.db import Database
+from worker.jobs.files import fsync
 from worker.jobs.form import Form
 from worker.jobs.ids import new_id
 from worker.jobs.settings import Settings
@@ -136,6 +137,7 @@ async def _upload(request: Request, db: Database, settings: Settings) -> Dataset
 def _accept(db: Database, archive: Path, dataset_id: str, form: Form) -> Dataset:
     """Row after file: one that is accepted has its archive, whatever happens."""
     archive.with_suffix(".receiving").rename(archive)
+    fsync(archive.parent)
     try:
         return datasets.add_upload(db, dataset_id, form)
     except Exception:  # the answer may have got lost, not the row; what is unsure is left to the sweep

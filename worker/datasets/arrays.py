@@ -10,6 +10,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from worker.jobs.card import FILES
+from worker.jobs.files import fsync
 
 _GREYS: Final = 256
 
@@ -88,12 +89,3 @@ def _write_header(file: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...]) 
     npy.write_array_header_1_0(file, header)
     assert end == 0 or file.tell() <= end
     file.seek(0, os.SEEK_END)
-
-
-def fsync(path: Path) -> None:
-    """Of a file or of a folder: what was written to it is on the disk afterwards."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,12 +11,13 @@ from tempfile import mkdtemp
 from worker.jobs import versions
 from worker.jobs.card import Card
 from worker.jobs.errors import DatasetInvalid
+from worker.jobs.files import fsync
 from worker.jobs.form import Form
 from worker.jobs.settings import Settings
 from worker.jobs.tables import Dataset
 
 from . import catalogue, report, uploaded
-from .arrays import Writer, fsync
+from .arrays import Writer
 from .opening import CARD, remember_contents
 from .source import Source, Watch
 

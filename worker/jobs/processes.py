@@ -1,7 +1,6 @@
 """What a process may know and do about itself and its parent, and the exit codes of an attempt's process."""
 
 import ctypes
-import fcntl
 import os
 import resource
 import signal
@@ -45,19 +44,3 @@ def thread_count(pid: int | str) -> int:
     """How many threads the process has, those of native libraries included; 1 where this cannot be told."""
     tasks = Path(f"/proc/{pid}/task")
     return len(list(tasks.iterdir())) if tasks.exists() else 1
-
-
-def is_unlocked(path: Path) -> bool:
-    """Whether the process that held this file's lock is gone; False for a file that is not there."""
-    try:
-        descriptor = os.open(path, os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    else:
-        return True
-    finally:
-        os.close(descriptor)

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 
 from worker.datasets.pictures import Preprocessing
 from worker.jobs.errors import CheckpointCorrupt
+from worker.jobs.files import fsync
 from worker.jobs.records import SavedCheckpoint
 from worker.jobs.spec import Spec
 
@@ -124,8 +125,4 @@ def _write_durably(path: Path, contents: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    fsync(path.parent)
