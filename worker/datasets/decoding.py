@@ -27,7 +27,7 @@ from worker.jobs.processes import cores, die_with_parent
 from .archive import Member
 from .pictures import Header, Preprocessing, read_header
 
-_CHUNK_PICTURES = 128  # that one process decodes at a time, unless
+_CHUNK_PICTURES = 512  # that one process decodes at a time, unless
 _CHUNK_BYTES = 4 * 2**20  # their files,
 _CHUNK_PIXELS = 8 * 2**20  # or what they become, are larger than this
 _AHEAD: Final = 4  # chunks a process, so that none waits and few lie about
@@ -51,6 +51,9 @@ class Inspected:
     problem: str | None
 
 
+_Inspected = tuple[tuple[int, int, bool] | None, Digest, str | None]  # the same, in a twentieth of the time to send
+
+
 @dataclass(frozen=True)
 class Decoded:
     """The readable pictures of a chunk."""
@@ -68,7 +71,8 @@ class Decoders:
 
     def inspect(self, members: Iterable[Member]) -> Iterator[list[Inspected]]:
         """In chunks, in order. Raises DecoderDied."""
-        return self._run(_inspect, members, _CHUNK_PICTURES, self._max_pixels)
+        for chunk in self._run(_inspect, members, _CHUNK_PICTURES, self._max_pixels):
+            yield [Inspected(header and Header(*header), digest, problem) for header, digest, problem in chunk]
 
     def decode(self, members: Sequence[Member], shape: Preprocessing) -> Iterator[Decoded]:
         """In chunks, in order. Raises DecoderDied."""
@@ -150,15 +154,16 @@ def _read(blob: Path, places: Sequence[Place]) -> Iterator[bytes]:
         os.close(descriptor)
 
 
-def _inspect(blob: Path, places: Sequence[Place], max_pixels: int) -> list[Inspected]:
-    inspected = []
+def _inspect(blob: Path, places: Sequence[Place], max_pixels: int) -> list[_Inspected]:
+    inspected: list[_Inspected] = []
     for data in _read(blob, places):
         header, problem = None, None
         try:
-            header = read_header(data, max_pixels=max_pixels)
+            found = read_header(data, max_pixels=max_pixels)
+            header = (found.width, found.height, found.is_grey)
         except (BadImage, ImageTooLarge) as error:
             problem = error.detail
-        inspected.append(Inspected(header, _digest(data), problem))
+        inspected.append((header, _digest(data), problem))
     return inspected
 
 
