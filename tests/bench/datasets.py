@@ -13,8 +13,8 @@ import tempfile
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -126,17 +126,27 @@ def upload_body(mebibytes: int) -> Iterator[bytes]:
     yield b"\r\n--frontier--\r\n"
 
 
-@contextmanager
-def asking(server: Epochd, waits: list[float]) -> Iterator[None]:
-    stop = threading.Event()
+def asking(server: Epochd, waits: list[float]) -> AbstractContextManager[None]:
+    """Asks /healthz again and again, and notes how long each answer took."""
 
     def ask() -> None:
-        while not stop.wait(0.02):
-            started = time.perf_counter()
-            assert server.http.get("/healthz").status_code == 200
-            waits.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        assert server.http.get("/healthz").status_code == 200
+        waits.append(time.perf_counter() - started)
 
-    thread = threading.Thread(target=ask)
+    return repeatedly(ask, 0.02)
+
+
+@contextmanager
+def repeatedly(do: Callable[[], None], seconds: float) -> Iterator[None]:
+    """In a thread beside the block."""
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.wait(seconds):
+            do()
+
+    thread = threading.Thread(target=run)
     thread.start()
     try:
         yield
@@ -187,30 +197,21 @@ def told(peaks: dict[str, float]) -> str:
     return ", ".join(f"{name} {value / MIB:,.0f} MiB" for name, value in peaks.items())
 
 
-@contextmanager
-def sampling(server: Epochd, peaks: dict[str, float]) -> Iterator[None]:
+def sampling(server: Epochd, peaks: dict[str, float]) -> AbstractContextManager[None]:
     """Notes the largest memory of any attempt's process: resident, of that anonymous, of that mapped from files."""
-    stop = threading.Event()
 
     def sample() -> None:
-        while not stop.wait(0.05):
-            for pid in server.attempt_pids():
-                try:
-                    status = Path(f"/proc/{pid}/status").read_text()
-                except OSError:
-                    continue
-                for field in ("VmRSS", "RssAnon", "RssFile"):
-                    _, _, rest = status.partition(f"{field}:")
-                    if rest:
-                        peaks[field] = max(peaks.get(field, 0), int(rest.split()[0]) * 1024)
+        for pid in server.attempt_pids():
+            try:
+                status = Path(f"/proc/{pid}/status").read_text()
+            except OSError:
+                continue
+            for field in ("VmRSS", "RssAnon", "RssFile"):
+                _, _, rest = status.partition(f"{field}:")
+                if rest:
+                    peaks[field] = max(peaks.get(field, 0), int(rest.split()[0]) * 1024)
 
-    thread = threading.Thread(target=sample)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+    return repeatedly(sample, 0.05)
 
 
 if __name__ == "__main__":
