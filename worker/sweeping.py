@@ -24,7 +24,7 @@ def sweep(db: Database, data_dir: Path) -> None:
     Prepared folders that have no row at all are left alone: the database may be the wrong one.
     """
     archives = list((data_dir / "uploads").glob("*"))
-    half_made = list((data_dir / "datasets").glob(".preparing-*"))
+    half_made = list((data_dir / "datasets").glob(f"{versions.SCRATCH}*"))
     made = [path for path in (data_dir / "datasets").glob("*") if not path.name.startswith(".")]
     states = versions.states(db)  # after the files, so that none of them is younger than what is known
     for path in archives:
@@ -34,7 +34,7 @@ def sweep(db: Database, data_dir: Path) -> None:
         if state in (DatasetStatus.READY, *_GONE) or is_broken_off or is_forgotten:
             _remove(path)
     for path in half_made:
-        if states.get(path.name.removeprefix(".preparing-").rpartition("-")[0]) is not DatasetStatus.PREPARING:
+        if states.get(path.name.removeprefix(versions.SCRATCH).rpartition("-")[0]) is not DatasetStatus.PREPARING:
             _remove(path)
     for path in made:
         state = states.get(path.name.partition(".")[0])

@@ -21,7 +21,6 @@ from .arrays import Writer
 from .opening import CARD, remember_contents
 from .source import Source, Watch
 
-SCRATCH = ".preparing-"
 _CHUNK = 4096  # pictures at a time
 
 
@@ -79,11 +78,11 @@ def _made_whole(folder: Path, make: Callable[[Path], Card]) -> Card:
     folder.parent.mkdir(parents=True, exist_ok=True)
     if (folder / CARD).exists():  # made by an attempt that died before it could say so
         return Card.model_validate_json((folder / CARD).read_text())
-    for left_over in folder.parent.glob(f"{SCRATCH}{folder.name}-*"):
+    for left_over in folder.parent.glob(f"{versions.SCRATCH}{folder.name}-*"):
         shutil.rmtree(left_over, ignore_errors=True)  # its owner may still be at it
     if folder.exists():  # without a card it is none of ours
         shutil.rmtree(folder)
-    scratch = Path(mkdtemp(prefix=f"{SCRATCH}{folder.name}-", dir=folder.parent))
+    scratch = Path(mkdtemp(prefix=f"{versions.SCRATCH}{folder.name}-", dir=folder.parent))
     try:
         card = make(scratch)
         (scratch / CARD).write_text(card.model_dump_json(indent=2))

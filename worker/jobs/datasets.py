@@ -22,8 +22,7 @@ from .ids import new_id
 from .spec import NAME_PATTERN, Spec
 from .tables import SPENT, TERMINAL, Dataset, DatasetStatus, Job, Outcome
 
-_WAITING = (DatasetStatus.UPLOADED, DatasetStatus.PREPARING)
-_LIVE = (*_WAITING, DatasetStatus.READY)
+_LIVE = (DatasetStatus.UPLOADED, DatasetStatus.PREPARING, DatasetStatus.READY)
 
 
 def add_upload(db: Database, dataset_id: str, form: Form) -> Dataset:
@@ -47,9 +46,11 @@ def for_job(session: Session, spec: Spec) -> Dataset:
     Raises SpecRefused when there is none, when it is invalid, and when the spec does not suit it.
     """
     wanted = spec.dataset
-    found = versions.find(session, wanted.name, wanted.version, lock=True)
+    found: Dataset | None
     if wanted.version is None and wanted.name in BUILT_IN:
         found = _built_in(session, wanted.name)
+    else:
+        found = versions.find(session, wanted.name, wanted.version, lock=True)
     if found is None:
         pointer = "#/dataset/name" if wanted.version is None else "#/dataset"
         raise SpecRefused("There is no such dataset; GET /datasets lists those that there are.", pointer=pointer)

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import PurePosixPath
+from typing import Final
 
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import defer, load_only
@@ -13,6 +14,8 @@ from .db import Database
 from .errors import NotFound
 from .spec import NAME_PATTERN
 from .tables import Dataset, DatasetStatus
+
+SCRATCH: Final = ".preparing-"  # begins the name of a folder that is being made; its own name and a random end follow
 
 
 def archive_path(dataset_id: str) -> str:
