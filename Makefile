@@ -41,8 +41,8 @@ e2e: .venv/installed ## Over real HTTP with a real worker process, and the READM
 chaos: .venv/installed ## Kill what can be killed, a few times; KILLS=20 for more
 	$(if $(KILLS),KILLS=$(KILLS) )$(PYTEST) -q tests/chaos
 
-bench: .venv/installed ## Measure: epochd's job beside the tutorial script, and the wait for the first batch
-	@$(BIN)/python -m tests.bench.main_job
+bench: .venv/installed ## Measure: epochd beside scripts and bare loops, one table of pairs (half an hour)
+	@$(BIN)/python -m tests.bench
 
 bench-datasets: .venv/installed ## Measure: preparing beside a Pillow loop, a 2 GiB upload, 10 GB of pictures (20 GB of disk)
 	@$(BIN)/python -m tests.bench.datasets

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from worker.jobs import errors
 from worker.jobs.errors import EpochdError
+from worker.jobs.spec import UNKNOWN_NAME
 
 STATUS: dict[type[EpochdError], HTTPStatus] = {
     errors.InvalidRequest: HTTPStatus.BAD_REQUEST,
@@ -142,7 +143,7 @@ def _on_invalid(request: Request, error: Exception) -> Response:
         detail = "The body is not valid JSON."
         return problem(400, "invalid_json", detail, request_id=request_id(request))
     shown = found[:_MAX_FIELDS]
-    fields = [FieldProblem(pointer=_pointer(each["loc"]), detail=_sentence(each)) for each in shown]
+    fields = [FieldProblem(pointer=_pointer(each, error.body), detail=_sentence(each)) for each in shown]
     first = fields[0]
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     detail = f"{first.pointer}: {first.detail}{more}"
@@ -167,13 +168,29 @@ def _on_unexpected(request: Request, error: Exception) -> Response:
     return problem(500, "internal", detail, request_id=request_id(request))
 
 
-def _pointer(location: Sequence[str | int]) -> str:
-    where, *path = map(str, location)
+def _pointer(error: dict[str, Any], body: Any) -> str:
+    where, *path = error["loc"]
     if where == "body":
-        pointer = "#" + "".join(f"/{part.replace('~', '~0').replace('/', '~1')}" for part in path)
+        parts = [str(part) for part in (_in_body(path, body, error["type"]) if body is not None else path)]
+        pointer = "#" + "".join(f"/{part.replace('~', '~0').replace('/', '~1')}" for part in parts)
     else:
-        pointer = f"{'?' if where == 'query' else where + ' '}{'.'.join(path)}"
+        pointer = f"{'?' if where == 'query' else where + ' '}{'.'.join(map(str, path))}"
     return pointer[:_MAX_POINTER]
+
+
+def _in_body(location: Sequence[str | int], body: Any, kind: str) -> list[str | int]:
+    """The way through the body. Pydantic's location also names the choices that it took, which nobody has sent."""
+    path: list[str | int] = []
+    for part in location:
+        keys = body if isinstance(body, dict) else range(len(body)) if isinstance(body, list) else ()
+        if part in keys:
+            body = body[part]
+            path.append(part)
+    if kind == "missing":
+        path += location[-1:]
+    if kind == UNKNOWN_NAME and isinstance(body, dict):
+        path.append("name")
+    return path
 
 
 def _sentence(error: dict[str, Any]) -> str:

@@ -10,9 +10,12 @@ from contextlib import suppress
 
 import structlog
 from worker.jobs import wire
+from worker.jobs.card import Card
 from worker.jobs.errors import PredictorUnavailable, from_code
+from worker.jobs.plan import Plan
 from worker.jobs.settings import Settings
-from worker.jobs.wire import LENGTHS, PredictAnswer, Prediction, PredictRequest
+from worker.jobs.spec import Spec
+from worker.jobs.wire import LENGTHS, Answer, PlanRequest, Prediction, PredictRequest
 
 _ANSWER_SECONDS = 60.0
 _MAX_WAITING = 256
@@ -30,7 +33,7 @@ class Predictor:
         self._waiting_bytes = 0
         self._process: asyncio.subprocess.Process | None = None
         self._ids = itertools.count(wire.HELLO + 1)
-        self._waiting: dict[int, asyncio.Future[PredictAnswer]] = {}
+        self._waiting: dict[int, asyncio.Future[Answer]] = {}
         self._writer: asyncio.StreamWriter | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._ready = False
@@ -55,15 +58,29 @@ class Predictor:
         Raises PredictorUnavailable when the process is away, dies meanwhile or has too much to do, and what the
         process itself raised: BadImage, ImageTooLarge, CheckpointCorrupt.
         """
+        request = PredictRequest(id=next(self._ids), path=path, sha256=sha256, top_k=top_k)
+        answer = await self._ask(request, image)
+        assert answer.prediction is not None
+        return answer.prediction
+
+    async def plan(self, spec: Spec, card: Card) -> Plan:
+        """Asks what a job will be: the predictor is the process here that has torch.
+
+        Raises PredictorUnavailable, and SpecRefused for what cannot be built or cannot fit.
+        """
+        answer = await self._ask(PlanRequest(id=next(self._ids), spec=spec, card=card))
+        assert answer.plan is not None
+        return answer.plan
+
+    async def _ask(self, request: PredictRequest | PlanRequest, body: bytes = b"") -> Answer:
         if self._writer is None or len(self._waiting) >= _MAX_WAITING or self._waiting_bytes > _MAX_WAITING_BYTES:
             raise PredictorUnavailable
-        request = PredictRequest(id=next(self._ids), path=path, sha256=sha256, top_k=top_k)
-        future = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting[request.id] = future
-        self._waiting_bytes += len(image)
+        self._waiting_bytes += len(body)
         try:
-            self._writer.write(wire.pack(request, image))
-            answer: PredictAnswer = await asyncio.wait_for(future, _ANSWER_SECONDS)
+            self._writer.write(wire.pack(request, body))
+            answer = await asyncio.wait_for(future, _ANSWER_SECONDS)
         except TimeoutError as error:
             self._kill()  # it hangs: the next one answers
             raise PredictorUnavailable from error
@@ -71,10 +88,10 @@ class Predictor:
             raise PredictorUnavailable from error
         finally:
             del self._waiting[request.id]
-            self._waiting_bytes -= len(image)
-        if answer.prediction is None:
-            raise from_code(answer.code or "", answer.detail or "")
-        return answer.prediction
+            self._waiting_bytes -= len(body)
+        if answer.code is not None:
+            raise from_code(answer.code, answer.detail or "", pointer=answer.pointer)
+        return answer
 
     async def _keep(self) -> None:
         backoff = 0.1
@@ -104,7 +121,7 @@ class Predictor:
         try:
             while True:
                 head_bytes, _ = LENGTHS.unpack(await reader.readexactly(LENGTHS.size))
-                answer = PredictAnswer.model_validate_json(await reader.readexactly(head_bytes))
+                answer = Answer.model_validate_json(await reader.readexactly(head_bytes))
                 self._ready = True  # its first frame says hello
                 if (future := self._waiting.get(answer.id)) is not None and not future.done():
                     future.set_result(answer)

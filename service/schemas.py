@@ -9,7 +9,19 @@ from worker.jobs.built_in import BUILT_IN
 from worker.jobs.card import Card, Task
 from worker.jobs.failures import Failure
 from worker.jobs.records import KeptCheckpoint
-from worker.jobs.tables import TERMINAL, Attempt, Dataset, Epoch, Job, Outcome, Phase, Status, Transition
+from worker.jobs.tables import (
+    TERMINAL,
+    Attempt,
+    Dataset,
+    Epoch,
+    Event,
+    EventKind,
+    Job,
+    Outcome,
+    Phase,
+    Status,
+    Transition,
+)
 from worker.jobs.wire import Prediction
 
 
@@ -41,6 +53,18 @@ class TransitionBody(FromRow):
     reason: str | None
 
 
+class EventBody(FromRow):
+    seq: int = Field(description="From 1, within the job")
+    at: datetime
+    attempt: int
+    epoch: int = Field(description="The epoch at work, from 1")
+    kind: EventKind = Field(
+        description="`micro_batch`: a batch did not fit into memory and goes through the network in parts; "
+        "`stopped_early`: the metric got no better; `diverged`: the loss was no finite number any more"
+    )
+    detail: str = Field(description="A sentence for people")
+
+
 class JobSummary(FromRow):
     id: str
     name: str | None
@@ -67,16 +91,25 @@ class QueueBody(BaseModel):
 class JobBody(JobSummary):
     spec: dict[str, Any] = Field(description="The spec with every default filled in")
     queue: QueueBody | None = Field(description="Why it has not begun; null once it is not queued any more")
+    threads: int | None = Field(description="Processor threads; decided when the job first starts, and kept")
     attempts: list[AttemptBody]
     transitions: list[TransitionBody]
+    events: list[EventBody] = Field(description="What the training did by itself, oldest first")
     provenance: dict[str, Any] | None = Field(
         description="What the result depends on: seed, versions, device, threads, dataset digest"
     )
 
     @classmethod
-    def whole(cls, job: Job, attempts: list[Attempt], transitions: list[Transition], reason: str | None) -> Self:
+    def whole(
+        cls,
+        job: Job,
+        attempts: list[Attempt],
+        transitions: list[Transition],
+        events: list[Event],
+        reason: str | None,
+    ) -> Self:
         queue = QueueBody(reason=reason) if reason else None
-        return cls.of(job, attempts=attempts, transitions=transitions, queue=queue)
+        return cls.of(job, attempts=attempts, transitions=transitions, events=events, queue=queue)
 
 
 class JobPage(BaseModel):
@@ -91,6 +124,10 @@ class MetricsRow(FromRow):
     train_loss: float | None = Field(description="Average over samples; null when not finite")
     test_loss: float | None = Field(description="Average over samples; null when not finite")
     test_accuracy: float | None = Field(description="0 to 1; null for regression")
+    test_top5_accuracy: float | None = Field(
+        description="Share of pictures whose class is among the five likeliest; null where there are up to 5 classes"
+    )
+    test_f1: float | None = Field(description="F1 score, averaged over classes; null for regression")
     test_mae: float | None = Field(description="Mean absolute error, averaged over targets; null for classes")
     test_r2: float | None = Field(
         description="Share of the variance explained, averaged over targets: 1 is perfect; null for classes"
@@ -99,6 +136,10 @@ class MetricsRow(FromRow):
     samples_per_second: float = Field(description="Training only")
     train_seconds: float
     test_seconds: float
+    gradient_norm: float | None = Field(description="L2 norm over all weights, averaged over some steps of the epoch")
+    peak_memory_bytes: int | None = Field(
+        description="Most memory of the training process, or of the GPU where it trains on one, in this epoch"
+    )
     attempt: int
     recorded_at: datetime
     non_finite: str | None = Field(description="What a null that should be a number was: `nan`, `inf` or `-inf`")
@@ -122,10 +163,14 @@ class MetricsPage(BaseModel):
 
 class CheckpointBody(BaseModel):
     epoch: int
-    sha256: str
+    sha256: str = Field(description="Of the file")
+    weights_sha256: str | None = Field(
+        description="Of the weights alone: equal for equal trainings, whichever job they are of"
+    )
     bytes: int
     is_best: bool = Field(
-        description="Highest test accuracy, or for regression lowest test loss; of equals, the earliest"
+        description="By the metric `checkpoints.best_by` of the spec: unset, highest test accuracy, or for regression "
+        "lowest test loss; of equals, the earliest"
     )
     is_last: bool
     metrics: MetricsRow
@@ -138,6 +183,7 @@ class CheckpointBody(BaseModel):
         return cls(
             epoch=row.epoch,
             sha256=row.sha256,
+            weights_sha256=row.weights_sha256,
             bytes=row.bytes,
             is_best=kept.is_best,
             is_last=kept.is_last,

@@ -1,7 +1,7 @@
 """Lanes: the two kinds of work that a worker claims, launches, watches and settles, each with room of its own.
 
-Trainings take the worker's slots. One dataset at a time is prepared beside them, so that nobody waits for a training
-of hours to learn that an upload is no good.
+Trainings share the worker's slots and cores. One dataset at a time is prepared beside them, so that nobody waits for a
+training of hours to learn that an upload is no good.
 """
 
 import time
@@ -16,7 +16,7 @@ from worker.jobs import datasets, queue, versions
 from worker.jobs.db import Database
 from worker.jobs.errors import StaleAttempt
 from worker.jobs.failures import Failure
-from worker.jobs.processes import EXIT_STOPPED, EXIT_UNFIT_PARENT
+from worker.jobs.processes import EXIT_STOPPED, EXIT_UNFIT_PARENT, cores
 from worker.jobs.settings import Settings
 from worker.jobs.tables import Dataset, Job, Outcome, Status
 from worker.launchers.local import LocalLauncher, Running, preparing_log, training_log
@@ -57,12 +57,20 @@ class TrainingLane:
 
     def __init__(self, settings: Settings, db: Database, launcher: LocalLauncher) -> None:
         self._settings, self._db = settings, db
-        self.room, self.start = settings.slots, launcher.train
+        self.room, self.start = settings.resolved_slots, launcher.train
+        self._threads: dict[tuple[str, int], int] = {}  # of the attempts that run
 
     def claim(self, worker_id: str) -> Job | None:
-        if not queue.has_waiting(self._db):  # asked much more often than there is work: reading locks nobody out
+        free, is_idle = cores() - sum(self._threads.values()), not self._threads
+        # Asked much more often than there is work: reading locks nobody out.
+        if not queue.has_waiting(self._db, cores=free, is_idle=is_idle):
             return None
-        return queue.claim(self._db, worker_id, self._settings.lease_seconds)
+        slots = self.room - len(self._threads)
+        lease = self._settings.lease_seconds
+        job = queue.claim(self._db, worker_id, lease, cores=free, slots=slots, is_idle=is_idle)
+        if job is not None:
+            self._threads[job.id, job.attempt] = job.threads or 1
+        return job
 
     def owned(self, worker_id: str) -> dict[str, tuple[int, bool]]:
         found = queue.owned(self._db, worker_id)
@@ -76,6 +84,7 @@ class TrainingLane:
         return Failure.of_exit(exit_code, log=training_log(row_id, attempt), phase=phase)
 
     def finish(self, row_id: str, attempt: int, outcome: Outcome, failure: Failure | None) -> str:
+        self._threads.pop((row_id, attempt), None)  # whatever the database says, they are free
         return queue.finish(self._db, row_id, attempt, outcome, failure, max_attempts=self._settings.max_attempts)
 
 

@@ -46,7 +46,7 @@ class Supervisor:
             self._rescue()
             self._launcher.warm_up()
             workers.register(self._db, self._id, socket.gethostname())  # only now: who cannot fork is no worker
-            _log.info("worker_ready", worker=self._id, slots=self._settings.slots)
+            _log.info("worker_ready", worker=self._id, slots=self._settings.resolved_slots)
             while not self._signals:
                 try:
                     self._tick()

@@ -1,20 +1,35 @@
 """Jobs: submit, list, look, cancel."""
 
-from typing import Annotated, Literal
+import asyncio
+from contextlib import suppress
+from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Depends, Query, Response
+from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
-from worker.jobs import queue, records, versions
+from worker.jobs import datasets, queue, records, versions
 from worker.jobs.db import Database
-from worker.jobs.errors import Conflict, InvalidRequest, NotFound, SpecRefused, UnsupportedMediaType
+from worker.jobs.errors import (
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    NotReady,
+    PredictorUnavailable,
+    SpecRefused,
+    UnsupportedMediaType,
+)
+from worker.jobs.plan import Plan
 from worker.jobs.spec import Spec
 from worker.jobs.tables import TERMINAL, DatasetStatus, Job, Status
 
-from service.deps import DatabaseDep, JobDep, require_json
+from service.deps import DatabaseDep, JobDep, PredictorDep, require_json
 from service.errors import responses
+from service.predictor import Predictor
 from service.schemas import JobBody, JobPage, JobSummary
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+_PLAN_SECONDS: Final = 2.0  # a job does not wait longer for being looked at
 
 
 class ListQuery(BaseModel, extra="forbid"):
@@ -25,21 +40,38 @@ class ListQuery(BaseModel, extra="forbid"):
     limit: int = Field(20, ge=1, le=100)
 
 
+class SubmitQuery(BaseModel, extra="forbid"):
+    dry_run: bool = Field(False, description="Store nothing; answer with 200 what the job would be")
+
+
 @router.post(
     "",
     status_code=201,
     summary="Launch a training",
     dependencies=[Depends(require_json)],
-    responses=responses(InvalidRequest, UnsupportedMediaType, SpecRefused),
+    response_model=None,
+    responses=responses(InvalidRequest, UnsupportedMediaType, SpecRefused, NotReady, PredictorUnavailable)
+    | {201: {"model": JobBody}, 200: {"model": Plan, "description": "With `dry_run`: what the job would be"}},
 )
-def submit(spec: Spec, db: DatabaseDep, response: Response) -> JobBody:
+async def submit(
+    spec: Spec,
+    db: DatabaseDep,
+    predictor: PredictorDep,
+    query: Annotated[SubmitQuery, Query()],
+    response: Response,
+) -> JobBody | Plan:
     """Queues a job. `{}` is a valid spec: the values of PyTorch's tutorial are the defaults.
 
-    A dataset that is not ready yet is no obstacle: the job begins when it is, or fails when it turns out invalid.
+    A dataset that is not ready yet is no obstacle: the job begins when it is, or fails when it turns out invalid. Only
+    a dry run needs one that is (409).
     """
-    job = queue.enqueue(db, spec)
+    if query.dry_run:
+        response.status_code = 200
+        return await predictor.plan(*await run_in_threadpool(datasets.ready_for, db, spec))
+    await _refuse_at_once(spec, db, predictor)
+    job = await run_in_threadpool(queue.enqueue, db, spec)
     response.headers["Location"] = f"/jobs/{job.id}"
-    return _whole(db, job)
+    return await run_in_threadpool(_whole, db, job)
 
 
 @router.get("", summary="List jobs, newest first")
@@ -68,9 +100,19 @@ def cancel(job: JobDep, db: DatabaseDep, response: Response) -> JobBody:
     return _whole(db, cancelled)
 
 
+async def _refuse_at_once(spec: Spec, db: Database, predictor: Predictor) -> None:
+    """Raises SpecRefused for a network that cannot be built or cannot fit, where that can be told by now.
+
+    Else the job's attempt finds it out.
+    """
+    with suppress(NotReady, PredictorUnavailable, TimeoutError):
+        ready = await run_in_threadpool(datasets.ready_for, db, spec)
+        await asyncio.wait_for(predictor.plan(*ready), _PLAN_SECONDS)
+
+
 def _whole(db: Database, job: Job) -> JobBody:
     attempts, transitions = records.attempts(db, job.id), records.transitions(db, job.id)
-    return JobBody.whole(job, attempts, transitions, _reason(db, job))
+    return JobBody.whole(job, attempts, transitions, records.events(db, job.id), _reason(db, job))
 
 
 def _reason(db: Database, job: Job) -> str | None:
@@ -78,7 +120,7 @@ def _reason(db: Database, job: Job) -> str | None:
         return None
     dataset = versions.by_id(db, job.dataset_id)
     if dataset.status == DatasetStatus.READY:
-        return "All slots are taken, or no worker is running."
+        return "All slots or cores are taken, or no worker is running."
     of = f" of {dataset.total}" if dataset.total else ""
     progress = f" ({dataset.step}: {dataset.done}{of})" if dataset.step else ""
     return f"Version {dataset.version} of the dataset {dataset.name} is not ready yet: {dataset.status}{progress}."

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.worker.inference.test_predict import png, save
-from worker.jobs.wire import HELLO, LENGTHS, ClassPrediction, PredictAnswer, PredictRequest, pack
+from worker.jobs.wire import HELLO, LENGTHS, Answer, ClassPrediction, PredictRequest, pack
 
 PICTURE = png(torch.zeros(28, 28, dtype=torch.uint8))
 
@@ -27,7 +27,7 @@ def wire(tmp_path: Path) -> Iterator[socket.socket]:
     assert process.wait(30) == 0  # it leaves by itself when the service is gone
 
 
-def receive(wire: socket.socket) -> PredictAnswer:
+def receive(wire: socket.socket) -> Answer:
     def exactly(count: int) -> bytes:
         received = b""
         while len(received) < count:
@@ -36,7 +36,7 @@ def receive(wire: socket.socket) -> PredictAnswer:
 
     head, body = LENGTHS.unpack(exactly(LENGTHS.size))
     assert body == 0
-    return PredictAnswer.model_validate_json(exactly(head))
+    return Answer.model_validate_json(exactly(head))
 
 
 def test_the_predictor_answers_refuses_and_goes_on(tmp_path: Path, wire: socket.socket) -> None:

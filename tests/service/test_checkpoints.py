@@ -41,7 +41,28 @@ def test_checkpoints_are_listed_with_their_metrics(client: TestClient, job: Job)
     ]
     assert [each["metrics"]["test_accuracy"] for each in data] == list(ACCURACIES)
     assert [each["bytes"] for each in data] == [256, 512, 768]
-    assert data[0].keys() == {"epoch", "sha256", "bytes", "is_best", "is_last", "metrics", "url", "created_at"}
+    assert data[0].keys() == {
+        "epoch",
+        "sha256",
+        "weights_sha256",
+        "bytes",
+        "is_best",
+        "is_last",
+        "metrics",
+        "url",
+        "created_at",
+    }
+    assert data[0]["weights_sha256"] == saved(1).weights_sha256
+
+
+def test_the_best_is_by_the_metric_that_the_spec_names(client: TestClient, db: Database) -> None:
+    job = running(db, checkpoints={"keep": "best", "best_by": "train_loss"})
+    for epoch, loss in enumerate((0.5, 0.1, 0.3, 0.2), start=1):
+        record(db, job, epoch, train_loss=loss)
+    data = client.get(f"/jobs/{job.id}/checkpoints").json()["data"]
+    assert [(each["epoch"], each["is_best"], each["is_last"]) for each in data] == [(2, True, False), (4, False, True)]
+    assert client.get(f"/jobs/{job.id}/checkpoints/3").status_code == 404
+    assert len(client.get(f"/jobs/{job.id}/metrics").json()["data"]) == 4
 
 
 def test_the_list_says_where_to_download(client: TestClient, job: Job) -> None:

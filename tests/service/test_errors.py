@@ -26,9 +26,13 @@ INTERNAL = {
     errors.DatasetMissing,
     errors.DatasetChanged,
     errors.DatasetInvalid,
+    errors.WeightsMissing,
+    errors.WeightsUnfit,
     errors.ArchiveTooLarge,
     errors.UnsafePath,
     errors.DeviceUnavailable,
+    errors.OutOfMemory,
+    errors.Diverged,
     errors.StaleAttempt,
     errors.Killed,
     errors.Crashed,
@@ -86,6 +90,14 @@ BAD: list[Row] = [
     job_body(f'{{"dataset": "{CANARY}"}}'.encode()),
     job_body(f'{{"model": {{"name": "{CANARY}"}}}}'.encode()),
     job_body(f'{{"model": {{"hidden": ["{CANARY}"]}}}}'.encode()),
+    job_body(f'{{"optimizer": {{"name": "{CANARY}", "lr": 1}}}}'.encode()),
+    job_body(f'{{"optimizer": {{"name": ["{CANARY}"]}}}}'.encode()),
+    job_body(f'{{"optimizer": "{CANARY}"}}'.encode()),
+    job_body(f'{{"model": {{"name": "layers", "layers": [{{"name": "{CANARY}"}}]}}}}'.encode()),
+    job_body(f'{{"model": {{"name": "layers", "layers": ["{CANARY}"]}}}}'.encode()),
+    job_body(f'{{"loss": {{"class_weights": "{CANARY}"}}}}'.encode()),
+    job_body(b'{"optimizer": {"nesterov": true}}'),
+    job_body(f'{{"name": "{CANARY}", "batch_size": 1, "accumulation": 2}}'.encode()),
     job_body(f'{{"name": "{CANARY}\\u0000"}}'.encode()),
     job_body(f'{{"name": "{CANARY}\\ud800"}}'.encode()),
     job_body(f'{{"labels": {{"key": "{CANARY}\\n"}}}}'.encode()),
@@ -179,6 +191,29 @@ def test_a_bad_request_is_a_problem(
         ({"learning_rate": 1}, "#/learning_rate"),
         ({"a/b~c": 1}, "#/a~1b~0c"),
         ([], "#"),
+        # of choices: nothing but what was sent
+        ({"optimizer": {"name": "adam", "lr": 0}}, "#/optimizer/lr"),
+        ({"optimizer": {"name": "adam", "betas": [0.9, 2]}}, "#/optimizer/betas/1"),
+        ({"optimizer": {"name": "adam", "momentum": 0.9}}, "#/optimizer/momentum"),
+        ({"optimizer": {"(sgd)": 1}}, "#/optimizer/(sgd)"),
+        ({"optimizer": {"name": "lion"}}, "#/optimizer/name"),
+        ({"optimizer": {"name": "(sgd)"}}, "#/optimizer/name"),
+        ({"optimizer": "adam"}, "#/optimizer"),
+        ({"model": {"name": "cnn", "channels": [8, 0]}}, "#/model/channels/1"),
+        ({"model": {"name": "layers"}}, "#/model/layers"),
+        ({"model": {"name": "layers", "layers": [{"name": "relu"}, {"name": "conv2d"}]}}, "#/model/layers/1/channels"),
+        ({"model": {"name": "layers", "layers": [{"name": "lstm"}]}}, "#/model/layers/0/name"),
+        ({"model": {"name": "layers", "layers": [{}]}}, "#/model/layers/0/name"),
+        ({"model": {"name": "layers", "layers": [7]}}, "#/model/layers/0"),
+        ({"labels": {"": "value"}}, "#/labels/"),
+        # of parts that cannot work together
+        ({"optimizer": {"nesterov": True}}, "#/optimizer/nesterov"),
+        ({"epochs": 2, "schedule": {"name": "cosine", "warmup_epochs": 3}}, "#/schedule/warmup_epochs"),
+        ({"loss": {"name": "nll"}, "augmentation": {"mixup": 0.2}}, "#/augmentation/mixup"),
+        ({"precision": "tf32", "device": "cpu"}, "#/precision"),
+        # and of what does not suit the dataset
+        ({"loss": {"class_weights": [1, 2, 3]}}, "#/loss/class_weights"),
+        ({"early_stopping": {"metric": "test_r2"}}, "#/early_stopping/metric"),
     ],
 )
 def test_a_refused_body_says_which_field_and_why(client: TestClient, body: object, pointer: str) -> None:
@@ -187,6 +222,34 @@ def test_a_refused_body_says_which_field_and_why(client: TestClient, body: objec
     assert field["pointer"] == pointer
     assert field["detail"].endswith(".")
     assert problem["detail"] == f"{pointer}: {field['detail']}"
+
+
+@pytest.mark.parametrize(
+    ("weights", "pointers"),
+    [
+        ([1, 0], ["#/loss/class_weights/1", "#/loss/class_weights"]),
+        ("even", ["#/loss/class_weights", "#/loss/class_weights"]),
+        ({"1": 1}, ["#/loss/class_weights", "#/loss/class_weights"]),
+    ],
+)
+def test_a_field_that_can_be_two_things_says_both(client: TestClient, weights: object, pointers: list[str]) -> None:
+    problem = client.post("/jobs", json={"loss": {"class_weights": weights}}).json()
+    assert [each["pointer"] for each in problem["errors"]] == pointers
+
+
+@pytest.mark.parametrize(
+    ("body", "names"),
+    [
+        ({"optimizer": {"name": CANARY}}, ["sgd", "adam", "adamw", "rmsprop"]),
+        ({"loss": {"name": CANARY}}, ["cross_entropy", "nll", "mse"]),
+        ({"model": {"name": CANARY}}, ["mlp", "cnn", "layers", "resnet18"]),
+        ({"model": {"name": "layers", "layers": [{"name": CANARY}]}}, ["linear", "conv2d", "relu", "flatten"]),
+    ],
+)
+def test_an_unknown_name_is_answered_with_the_known_ones(client: TestClient, body: object, names: list[str]) -> None:
+    answer = client.post("/jobs", json=body)
+    assert_problem(answer, 422, "validation_error")
+    assert all(name in answer.json()["detail"] for name in names)
 
 
 def test_a_refused_query_says_which_parameter(client: TestClient) -> None:
@@ -291,7 +354,7 @@ def test_what_nobody_expected_is_told_to_the_log_only(
 
 def test_requests_are_logged_without_what_they_carry(serve: Serve, log: list[MutableMapping[str, Any]]) -> None:
     client = serve(api_key=CANARY * 2)
-    client.post("/jobs?dry=1", json={"name": CANARY}, headers={"Authorization": f"Bearer {CANARY * 2}"})
+    client.post("/jobs?dry_run=false", json={"name": CANARY}, headers={"Authorization": f"Bearer {CANARY * 2}"})
     client.get("/healthz")
     (entry,) = [entry for entry in log if entry["event"] == "request"]
     assert (entry["method"], entry["path"], entry["status"]) == ("POST", "/jobs", 201)

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.worker.jobs.making import claim, finish, job_with_status, progress, running
-from tests.worker.jobs.test_spec import DEFAULTS
+from tests.worker.jobs.making import claim, finish, job_with_status, progress, record, running
+from tests.worker.jobs.test_spec import BEFORE_THE_ENGINE, DEFAULTS
 from worker.jobs import queue, records
 from worker.jobs.db import Database
+from worker.jobs.errors import Diverged
 from worker.jobs.failures import Failure
 from worker.jobs.spec import Spec
-from worker.jobs.tables import Outcome, Phase, Status
+from worker.jobs.tables import EventKind, Job, Outcome, Phase, Status
 
 JSON = {"Content-Type": "application/json"}
 RESOLVED = DEFAULTS | {"dataset": {"name": "fashion-mnist", "version": 1}}
@@ -33,6 +34,7 @@ def test_an_empty_spec_launches_the_tutorial(client: TestClient) -> None:
     assert answer.headers["Location"] == f"/jobs/{job['id']}"
     assert job["spec"] == RESOLVED
     assert (job["status"], job["phase"], job["attempt"], job["attempts"]) == ("queued", None, 0, [])
+    assert (job["threads"], job["events"]) == (None, [])
     assert job["progress"] == {
         "epoch": 0,
         "batch": 0,
@@ -51,7 +53,7 @@ def test_what_was_asked_for_is_in_the_job(client: TestClient) -> None:
         "name": "shoes ☃",
         "labels": {"team": "a"},
         "epochs": 2,
-        "model": {"name": "mlp", "hidden": [8], "dropout": 0.5},
+        "model": {"name": "mlp", "hidden": [8], "activation": "relu", "dropout": 0.5, "batch_norm": False},
     }
 
 
@@ -111,6 +113,49 @@ def test_a_running_job_shows_where_it_is(client: TestClient, db: Database) -> No
     (attempt,) = body["attempts"]
     assert attempt["first_batch_at"] is not None
     assert (attempt["number"], attempt["outcome"], attempt["resumed_from"]) == (1, None, None)
+
+
+def test_a_job_keeps_the_threads_that_it_began_with(client: TestClient, db: Database) -> None:
+    job_id = submit(client)["id"]
+    assert queue.claim(db, "worker-1", 60, cores=4, slots=4) is not None
+    assert client.get(f"/jobs/{job_id}").json()["threads"] == 4
+
+
+def test_what_a_training_did_by_itself_is_told(client: TestClient, db: Database) -> None:
+    job = running(db)
+    records.record_event(db, job.id, 1, 2, EventKind.MICRO_BATCH, "64 pictures at once did not fit; now 32 do.")
+    records.record_event(db, job.id, 1, 3, EventKind.STOPPED_EARLY, "test_loss has not got better for 5 epochs.")
+    first, second = client.get(f"/jobs/{job.id}").json()["events"]
+    assert first.pop("at").endswith("Z")
+    assert first == {
+        "seq": 1,
+        "attempt": 1,
+        "epoch": 2,
+        "kind": "micro_batch",
+        "detail": "64 pictures at once did not fit; now 32 do.",
+    }
+    assert (second["seq"], second["kind"]) == (2, "stopped_early")
+
+
+def test_a_diverged_job_says_what_to_try(client: TestClient, db: Database) -> None:
+    job = running(db)
+    error = Diverged("The loss became nan in batch 3 of epoch 1.", suggestion="Lower the learning rate (now 10).")
+    queue.finish(db, job.id, 1, Outcome.FAILED, Failure.of(error, phase=Phase.TRAINING), max_attempts=3)
+    body = client.get(f"/jobs/{job.id}").json()
+    assert (body["error"]["code"], body["error"]["suggestion"]) == ("diverged", "Lower the learning rate (now 10).")
+
+
+def test_a_job_of_before_the_spec_had_these_fields_still_reads(client: TestClient, db: Database) -> None:
+    job = running(db)
+    record(db, job, 1)
+    with db.write() as session:
+        session.get_one(Job, job.id).spec = BEFORE_THE_ENGINE
+    finish(db, job, Outcome.SUCCEEDED)
+    body = client.get(f"/jobs/{job.id}").json()
+    assert (body["spec"], body["threads"], body["events"]) == (BEFORE_THE_ENGINE, 1, [])
+    (kept,) = client.get(f"/jobs/{job.id}/checkpoints").json()["data"]
+    assert kept["is_best"]
+    assert client.get("/jobs").json()["data"][0]["id"] == job.id
 
 
 def test_a_failed_job_says_why_and_how_each_attempt_ended(client: TestClient, db: Database) -> None:

@@ -67,6 +67,17 @@ def test_a_cursor_behind_the_end_stays_where_it_is(client: TestClient, db: Datab
     assert (page["data"], page["next_since"]) == ([], 2147483647)
 
 
+def test_rows_of_classes_and_of_numbers_have_the_same_names(client: TestClient, db: Database) -> None:
+    job = running(db)
+    record(db, job, 1, test_top5_accuracy=0.75)
+    record(db, job, 2, test_accuracy=None, test_f1=None, test_mae=2.5, test_r2=0.5, peak_memory_bytes=2**40)
+    first, second = poll(client, job.id)["data"]
+    assert first.keys() == second.keys()
+    assert (first["test_top5_accuracy"], first["test_f1"], first["gradient_norm"]) == (0.75, 1 - 1 / 3, 0.5)
+    assert (second["test_top5_accuracy"], second["test_f1"], second["test_mae"]) == (None, None, 2.5)
+    assert second["peak_memory_bytes"] == 2**40
+
+
 def test_a_loss_that_is_not_finite_is_null(client: TestClient, db: Database) -> None:
     job = running(db)
     record(db, job, 1, train_loss=math.nan, test_loss=math.inf)

@@ -6,10 +6,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy.exc import OperationalError
 
+import worker.jobs.settings
+import worker.lanes
 import worker.supervisor
 from tests.worker.jobs.making import card, make_ready
 from worker.jobs import datasets, queue, records, versions
@@ -60,6 +63,14 @@ class FakeLauncher:
     prepare = train
 
 
+@pytest.fixture(autouse=True)
+def _machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two cores, no GPU."""
+    for module in (worker.lanes, worker.jobs.settings):
+        monkeypatch.setattr(module, "cores", lambda: 2)
+    monkeypatch.setattr(worker.jobs.settings, "_DEVICES", tmp_path)
+
+
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings(data_dir=tmp_path, lease_seconds=1, heartbeat_seconds=0.1, poll_seconds=0.005, cancel_seconds=0.2)
@@ -76,27 +87,45 @@ def db(settings: Settings) -> Iterator[Database]:
 
 @pytest.fixture
 def launcher(monkeypatch: pytest.MonkeyPatch) -> FakeLauncher:
-    monkeypatch.setattr(worker.supervisor, "wait_any", lambda _, seconds: time.sleep(seconds))
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # only a main thread may
     return FakeLauncher()
 
 
+@pytest.fixture(autouse=True)
+def turns(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Waits for so many turns of the supervisor: time enough to start whatever it would."""
+    taken = 0
+
+    def take(_: object, seconds: float) -> None:
+        nonlocal taken
+        taken += 1
+        time.sleep(seconds)
+
+    def wait(count: int) -> None:
+        goal = taken + count
+        until(lambda: taken >= goal)
+
+    monkeypatch.setattr(worker.supervisor, "wait_any", take)
+    return wait
+
+
+@contextmanager
+def running_supervisor(settings: Settings, db: Database, launcher: FakeLauncher) -> Iterator[Supervisor]:
+    """Runs a supervisor beside the test; stops it as SIGTERM would."""
+    supervisor = Supervisor(settings, db, launcher)  # type: ignore[arg-type]
+    thread = threading.Thread(target=supervisor.run)
+    thread.start()
+    try:
+        yield supervisor
+    finally:
+        supervisor._on_signal(signal.SIGTERM, None)
+        thread.join(10)
+        assert not thread.is_alive()
+
+
 @pytest.fixture
 def supervise(settings: Settings, db: Database, launcher: FakeLauncher) -> Supervise:
-    @contextmanager
-    def supervise() -> Iterator[Supervisor]:
-        """Runs a supervisor beside the test; stops it as SIGTERM would."""
-        supervisor = Supervisor(settings, db, launcher)  # type: ignore[arg-type]
-        thread = threading.Thread(target=supervisor.run)
-        thread.start()
-        try:
-            yield supervisor
-        finally:
-            supervisor._on_signal(signal.SIGTERM, None)
-            thread.join(10)
-            assert not thread.is_alive()
-
-    return supervise
+    return lambda: running_supervisor(settings, db, launcher)
 
 
 def until(true: Callable[[], object], seconds: float = 10) -> None:
@@ -214,10 +243,10 @@ def test_a_database_that_is_away_for_a_moment_does_not_end_the_worker(
     monkeypatch.setattr(worker.supervisor, "_DATABASE_RETRY_SECONDS", 0.01)
     real, failures = queue.has_waiting, iter(range(3))
 
-    def flaky(db: Database) -> bool:
+    def flaky(*arguments: Any, **left: Any) -> bool:
         if next(failures, None) is not None:
             raise OperationalError("SELECT 1", {}, Exception("server closed the connection"))
-        return real(db)
+        return real(*arguments, **left)
 
     monkeypatch.setattr(queue, "has_waiting", flaky)
     queue.enqueue(db, Spec())
@@ -241,6 +270,71 @@ def test_leases_are_renewed_and_a_dead_workers_jobs_are_taken_over_at_once(
     assert not (settings.data_dir / "workers" / "dead.lock").exists()
 
 
+def threads(db: Database, *job_ids: str) -> list[int | None]:
+    return [queue.get(db, job_id).threads for job_id in job_ids]
+
+
+def test_two_jobs_share_the_cores_and_a_third_waits(
+    db: Database, launcher: FakeLauncher, supervise: Supervise, turns: Callable[[int], None]
+) -> None:
+    first, second, third = (queue.enqueue(db, Spec()).id for _ in range(3))
+    with supervise():
+        until(lambda: len(launcher.started) == 2)
+        turns(3)
+        assert launcher.started.keys() == {(first, 1), (second, 1)}
+        assert threads(db, first, second, third) == [1, 1, None]
+        queue.finish(db, first, 1, Outcome.SUCCEEDED, max_attempts=3)
+        launcher.started[first, 1].exit_code = EXIT_DONE
+        until(lambda: (third, 1) in launcher.started)
+    assert threads(db, third) == [1]
+
+
+def test_a_job_alone_has_all_cores_and_the_next_one_waits_for_them(
+    db: Database, launcher: FakeLauncher, supervise: Supervise, turns: Callable[[int], None]
+) -> None:
+    first = queue.enqueue(db, Spec()).id
+    with supervise():
+        until(lambda: launcher.started)
+        second = queue.enqueue(db, Spec()).id
+        turns(3)
+        assert launcher.started.keys() == {(first, 1)}
+        launcher.started[first, 1].exit_code = -signal.SIGSEGV  # its cores are free, and its next attempt wants them
+        until(lambda: (first, 2) in launcher.started)
+        turns(3)
+        assert (second, 1) not in launcher.started
+        queue.cancel(db, first)
+        until(lambda: (second, 1) in launcher.started)
+    assert threads(db, first, second) == [2, 2]
+
+
+def test_a_job_that_asks_for_more_than_the_machine_has_runs_alone(
+    db: Database, launcher: FakeLauncher, supervise: Supervise, turns: Callable[[int], None]
+) -> None:
+    small, big, other = (queue.enqueue(db, Spec(threads=count)).id for count in (1, 8, 1))
+    with supervise():
+        until(lambda: launcher.started)
+        turns(3)
+        assert launcher.started.keys() == {(small, 1)}
+        queue.cancel(db, small)
+        until(lambda: (big, 1) in launcher.started)
+        turns(3)
+        assert (other, 1) not in launcher.started
+        queue.cancel(db, big)
+        until(lambda: (other, 1) in launcher.started)
+    assert threads(db, small, big, other) == [1, 8, 1]
+
+
+def test_slots_that_were_set_bound_the_jobs(
+    settings: Settings, db: Database, launcher: FakeLauncher, turns: Callable[[int], None]
+) -> None:
+    ids = [queue.enqueue(db, Spec()).id for _ in range(2)]
+    with running_supervisor(settings.model_copy(update={"slots": 1}), db, launcher):
+        until(lambda: launcher.started)
+        turns(3)
+        assert launcher.started.keys() == {(ids[0], 1)}
+    assert threads(db, *ids) == [2, None]
+
+
 def waiting_upload(db: Database, settings: Settings) -> str:
     dataset_id = new_id()
     archive = settings.data_dir / versions.archive_path(dataset_id)
@@ -256,7 +350,7 @@ def test_a_dataset_is_prepared_beside_a_training(
     waiting_upload(db, settings)
     with supervise():
         until(lambda: len(launcher.started) == 2)
-        assert launcher.started.keys() == {(job_id, 1), (dataset_id, 1)}  # one slot, and one dataset at a time
+        assert launcher.started.keys() == {(job_id, 1), (dataset_id, 1)}  # one dataset at a time
         datasets.set_ready(db, dataset_id, 1, card(name="shoes"))
         launcher.started[dataset_id, 1].exit_code = EXIT_DONE
         until(lambda: len(launcher.started) == 3)

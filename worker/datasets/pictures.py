@@ -5,13 +5,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 
 import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps
 from pydantic import BaseModel, Field
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
@@ -33,6 +34,7 @@ class Preprocessing(BaseModel):
     width: int
     mean: list[float] = Field(description="Subtracted from pixels scaled to 0..1, per channel")
     std: list[float] = Field(description="Divided by, per channel")
+    image_size: int | None = Field(None, description="Pixels a side that a batch is then scaled to, on the device")
 
     def picture(self, data: bytes, *, max_pixels: int) -> Tensor:
         """Decodes a picture file into uint8 C x H x W of this size and number of channels.
@@ -45,17 +47,37 @@ class Preprocessing(BaseModel):
         pixels = decode(data, self.channels, max_pixels=max_pixels)
         return fit(pixels, self.height, self.width)
 
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of what the network sees."""
+        return (self.image_size, self.image_size) if self.image_size else (self.height, self.width)
+
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 N x C x H x W to the float32 that the network sees, on the same device."""
-        X = images.float() / 255
-        if self._is_identity:
-            return X
-        mean, std = (torch.tensor(v, device=X.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
-        return (X - mean) / std
+        return self.finish(unit(images))
 
-    @cached_property
-    def _is_identity(self) -> bool:
-        return not any(self.mean) and all(value == 1 for value in self.std)
+    def finish(self, X: Tensor) -> Tensor:
+        """float32 0..1 to what the network sees: the part of `normalise` that comes after augmentation."""
+        if any(self.mean) or any(value != 1 for value in self.std):
+            mean, std = _statistics(tuple(self.mean), tuple(self.std), X.device)
+            X = (X - mean) / std
+        if self.image_size is None:
+            return X
+        return interpolate(X, self.image_size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def unit(images: Tensor) -> Tensor:
+    """uint8 to float32 0..1, as the tutorial's ToTensor."""
+    return images.float() / 255
+
+
+@cache
+def _statistics(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """On the device already: a copy at each batch would have a GPU wait."""
+    return (
+        torch.tensor(mean, device=device).view(1, -1, 1, 1),
+        torch.tensor(std, device=device).view(1, -1, 1, 1),
+    )
 
 
 def plain(channels: int, height: int, width: int) -> Preprocessing:

@@ -12,10 +12,11 @@ import structlog
 import torch
 
 from worker.jobs import logs
-from worker.jobs.errors import EpochdError, Internal
+from worker.jobs.errors import EpochdError, Internal, SpecRefused
 from worker.jobs.processes import die_with_parent
 from worker.jobs.settings import Settings
-from worker.jobs.wire import HELLO, LENGTHS, PredictAnswer, PredictRequest, pack
+from worker.jobs.wire import HELLO, LENGTHS, Answer, AnyRequest, PlanRequest, PredictRequest, pack
+from worker.training.plan import plan
 
 from .models import Models
 from .predict import predict
@@ -32,31 +33,33 @@ def main(descriptor: int) -> None:
     torch.set_num_threads(1)  # a running job keeps its cores
     models = Models(settings.data_dir, _MODELS_BYTES)
     with socket.socket(fileno=descriptor) as wire, wire.makefile("rb") as requests:
-        wire.sendall(pack(PredictAnswer(id=HELLO)))
+        wire.sendall(pack(Answer(id=HELLO)))
         _log.info("predictor_ready")
         while (frame := _read_frame(requests)) is not None:
             wire.sendall(pack(_answer(models, *frame, max_pixels=settings.max_pixels)))
 
 
-def _read_frame(requests: BinaryIO) -> tuple[PredictRequest, bytes] | None:
+def _read_frame(requests: BinaryIO) -> tuple[PredictRequest | PlanRequest, bytes] | None:
     lengths = requests.read(LENGTHS.size)
     if len(lengths) < LENGTHS.size:
         return None  # the service is gone
     head_bytes, body_bytes = LENGTHS.unpack(lengths)
-    head = PredictRequest.model_validate_json(requests.read(head_bytes))
+    head = AnyRequest.validate_json(requests.read(head_bytes))
     return head, requests.read(body_bytes)
 
 
-def _answer(models: Models, request: PredictRequest, image: bytes, *, max_pixels: int) -> PredictAnswer:
+def _answer(models: Models, request: PredictRequest | PlanRequest, image: bytes, *, max_pixels: int) -> Answer:
     try:
+        if isinstance(request, PlanRequest):
+            return Answer(id=request.id, plan=plan(request.spec, request.card))
         ready = models.get(request.path, request.sha256)
-        prediction = predict(ready, image, request.top_k, max_pixels=max_pixels)
-        return PredictAnswer(id=request.id, prediction=prediction)
+        return Answer(id=request.id, prediction=predict(ready, image, request.top_k, max_pixels=max_pixels))
     except EpochdError as error:
-        return PredictAnswer(id=request.id, code=error.code, detail=error.detail)
+        pointer = error.pointer if isinstance(error, SpecRefused) else None
+        return Answer(id=request.id, code=error.code, detail=error.detail, pointer=pointer)
     except Exception:
-        _log.exception("prediction_failed")
-        return PredictAnswer(id=request.id, code=Internal.code, detail="The prediction failed unexpectedly.")
+        _log.exception("request_failed", kind=request.kind)
+        return Answer(id=request.id, code=Internal.code, detail=f"To {request.kind} failed unexpectedly.")
 
 
 if __name__ == "__main__":

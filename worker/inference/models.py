@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from worker.networks.build import build
+from worker.networks.whole import network
 from worker.training import checkpoints
 from worker.training.checkpoints import Metadata
 
@@ -38,12 +38,6 @@ class Models:
 def _load(path: Path, sha256: str) -> Ready:
     loaded = checkpoints.load(path, sha256)
     metadata, preprocessing = loaded.metadata, loaded.metadata.preprocessing
-    model = build(
-        metadata.spec.model,
-        channels=preprocessing.channels,
-        height=preprocessing.height,
-        width=preprocessing.width,
-        outputs=metadata.outputs,
-    )
+    model = network(metadata.spec, preprocessing, metadata.outputs)
     model.load_state_dict(loaded.weights)
     return Ready(model.eval(), metadata, sum(each.nbytes for each in loaded.weights.values()))

@@ -11,11 +11,11 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlmodel import Session, col
 
-from . import leases, versions
+from . import leases, suiting, versions
 from .built_in import BUILT_IN
-from .card import Card, Task
+from .card import Card
 from .db import Database, now, one_at_a_time
-from .errors import Conflict, NotFound, SpecRefused, WorkerLost
+from .errors import Conflict, NotFound, NotReady, SpecRefused, WorkerLost
 from .failures import Failure
 from .form import Form
 from .ids import new_id
@@ -46,27 +46,30 @@ def for_job(session: Session, spec: Spec) -> Dataset:
     Raises SpecRefused when there is none, when it is invalid, and when the spec does not suit it.
     """
     wanted = spec.dataset
-    found: Dataset | None
     if wanted.version is None and wanted.name in BUILT_IN:
-        found = _built_in(session, wanted.name)
-    else:
-        found = versions.find(session, wanted.name, wanted.version, lock=True)
-    if found is None:
-        pointer = "#/dataset/name" if wanted.version is None else "#/dataset"
-        raise SpecRefused("There is no such dataset; GET /datasets lists those that there are.", pointer=pointer)
-    if found.status == DatasetStatus.INVALID:
-        problem = (found.error or {}).get("message", "")
-        ready = versions.named(found.name).where(col(Dataset.status) == DatasetStatus.READY).limit(1)
-        other = session.execute(ready).scalar_one_or_none()
-        hint = f" Version {other.version} is ready: name it to train on that." if other else ""
-        raise SpecRefused(f"Version {found.version} of this dataset is invalid: {problem}{hint}", pointer="#/dataset")
-    fitting = {Task.CLASSIFICATION: "cross_entropy", Task.REGRESSION: "mse"}[versions.task(found)]
-    if spec.loss.name != fitting:
-        raise SpecRefused(
-            f"The task of this dataset is {versions.task(found)}, which is trained with the loss `{fitting}`.",
-            pointer="#/loss",
-        )
-    return found
+        return _suited(session, spec, _built_in(session, wanted.name))
+    return _suited(session, spec, versions.find(session, wanted.name, wanted.version, lock=True))
+
+
+def ready_for(db: Database, spec: Spec) -> tuple[Spec, Card]:
+    """The spec with the version that its job would train on, and the card of that. Changes nothing.
+
+    Raises NotReady while there is no card, and SpecRefused as `for_job` does.
+    """
+    wanted = spec.dataset
+    with db.read() as session:
+        found = versions.find(session, wanted.name, wanted.version)
+        if found is None and wanted.version is None and wanted.name in BUILT_IN:
+            raise NotReady("The dataset has not been prepared yet; POST /datasets with its name does that.")
+        dataset = _suited(session, spec, found)
+    if dataset.status != DatasetStatus.READY:
+        raise NotReady("The dataset is still being prepared; its shapes are not known yet.")
+    return pinned(spec, dataset), Card.model_validate(dataset.card)
+
+
+def pinned(spec: Spec, dataset: Dataset) -> Spec:
+    """The spec with the version named."""
+    return spec.model_copy(update={"dataset": spec.dataset.model_copy(update={"version": dataset.version})})
 
 
 def has_waiting(db: Database) -> bool:
@@ -149,6 +152,22 @@ def delete(db: Database, name: str, version: int | None = None) -> list[Dataset]
         for each in found:
             each.status, each.worker_id, each.lease_expires_at, each.error = DatasetStatus.DELETED, None, None, None
         return found
+
+
+def _suited(session: Session, spec: Spec, found: Dataset | None) -> Dataset:
+    """Raises SpecRefused, see `for_job`."""
+    if found is None:
+        pointer = "#/dataset/name" if spec.dataset.version is None else "#/dataset"
+        raise SpecRefused("There is no such dataset; GET /datasets lists those that there are.", pointer=pointer)
+    if found.status == DatasetStatus.INVALID:
+        problem = (found.error or {}).get("message", "")
+        ready = versions.named(found.name).where(col(Dataset.status) == DatasetStatus.READY).limit(1)
+        other = session.execute(ready).scalar_one_or_none()
+        hint = f" Version {other.version} is ready: name it to train on that." if other else ""
+        raise SpecRefused(f"Version {found.version} of this dataset is invalid: {problem}{hint}", pointer="#/dataset")
+    card = Card.model_validate(found.card) if found.status == DatasetStatus.READY else None
+    suiting.check(spec, versions.task(found), card)
+    return found
 
 
 def _built_in(session: Session, name: str) -> Dataset:

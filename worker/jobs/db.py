@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import structlog
 from alembic import command
@@ -20,6 +20,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlmodel import Session
 
 from .errors import SchemaTooNew
+
+T = TypeVar("T")
 
 # A server that restarts, a connection that broke, a lock that was held for too long: worth another try.
 DATABASE_AWAY: Final = (OperationalError, InterfaceError)
@@ -75,19 +77,17 @@ def now(session: Session) -> datetime:
     return session.execute(text("SELECT clock_timestamp()")).scalar_one()  # type: ignore[no-any-return]
 
 
-def insist(write: Callable[[], object]) -> None:
+def insist(write: Callable[[], T]) -> T:
     """Writes what must not get lost, again and again while the database is away (a restart, a lock held for long)."""
     deadline = time.monotonic() + _INSIST_SECONDS
     while True:
         try:
-            write()
+            return write()
         except DATABASE_AWAY:
             if time.monotonic() > deadline:
                 raise
             _log.exception("database_away")
             time.sleep(1)
-        else:
-            return
 
 
 def one_at_a_time(session: Session, what: str) -> None:

@@ -16,8 +16,9 @@ class EpochdError(Exception):
 
     code: ClassVar[str] = "internal"
 
-    def __init__(self, detail: str | None = None) -> None:
+    def __init__(self, detail: str | None = None, *, suggestion: str | None = None) -> None:
         self.detail = detail or inspect.getdoc(type(self)) or self.code
+        self.suggestion = suggestion  # what to try
         super().__init__(self.detail)
 
     def __init_subclass__(cls) -> None:
@@ -38,7 +39,7 @@ class Conflict(EpochdError):
 
 
 class NotReady(EpochdError):
-    """The job has no checkpoint; it gets one whenever an epoch ends."""
+    """The job has not finished an epoch yet; checkpoints and reports come whenever one ends."""
 
 
 class CheckpointCorrupt(EpochdError):
@@ -71,6 +72,14 @@ class DatasetInvalid(EpochdError):
         self.card = card  # of what was found, where the pictures could be read
 
 
+class WeightsMissing(EpochdError):
+    """The weights to begin with were not found."""
+
+
+class WeightsUnfit(EpochdError):
+    """The weights to begin with do not fit the network."""
+
+
 class BadArchive(EpochdError):
     """This is not an archive that can be read: send a zip, tar or tar.gz."""
 
@@ -89,6 +98,14 @@ class DiskFull(EpochdError):
 
 class DeviceUnavailable(EpochdError):
     """The device this job asks for is not on this machine."""
+
+
+class OutOfMemory(EpochdError):
+    """The training does not fit into memory, not even one picture at a time."""
+
+
+class Diverged(EpochdError):
+    """The loss is not a finite number any more."""
 
 
 class StaleAttempt(EpochdError):
@@ -143,7 +160,9 @@ class SchemaTooNew(EpochdError):
     """The database was written by a newer epochd; install that version or use another data folder."""
 
 
-def from_code(code: str, detail: str) -> EpochdError:
+def from_code(code: str, detail: str, *, pointer: str | None = None) -> EpochdError:
     """The error that `code` names, as it came over a wire."""
+    if code == SpecRefused.code and pointer is not None:
+        return SpecRefused(detail, pointer=pointer)
     family = {cls.code: cls for cls in EpochdError.__subclasses__()}
     return family.get(code, Internal)(detail)

@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import BaseModel, Field
 
-from .errors import Crashed, EpochdError, Killed
+from .errors import Crashed, EpochdError, Killed, SpecRefused
 
 _TRACEBACK_CHARACTERS = 4000
 _LOST_PARENT = 255  # what multiprocessing says when its forkserver is gone
@@ -22,7 +22,13 @@ class Failure(BaseModel):
 
     @classmethod
     def of(cls, error: EpochdError, *, phase: str | None = None, traceback_tail: str | None = None) -> Self:
-        return cls(code=error.code, message=error.detail, phase=phase, traceback_tail=traceback_tail)
+        return cls(
+            code=error.code,
+            message=f"{error.pointer}: {error.detail}" if isinstance(error, SpecRefused) else error.detail,
+            phase=phase,
+            traceback_tail=traceback_tail,
+            suggestion=error.suggestion,
+        )
 
     @classmethod
     def of_exit(cls, exit_code: int, *, log: str, phase: str | None = None, what: str = "training") -> Self:

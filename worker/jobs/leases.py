@@ -62,5 +62,12 @@ def update_fenced(session: Session, table: type[Row], row_id: str, attempt: int,
         raise StaleAttempt
 
 
+def hold(session: Session, table: type[Row], row_id: str, attempt: int) -> None:
+    """Locks the row until the transaction ends, if this attempt still owns it. Raises StaleAttempt."""
+    owned = select(col(table.id)).where(*fence(table, row_id, attempt)).with_for_update()
+    if session.execute(owned).first() is None:
+        raise StaleAttempt
+
+
 def fence(table: type[Row], row_id: str, attempt: int) -> tuple[ColumnElement[bool], ...]:
     return (col(table.id) == row_id, col(table.attempt) == attempt, col(table.worker_id).is_not(None))

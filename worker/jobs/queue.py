@@ -6,7 +6,7 @@ from datetime import datetime
 from sqlalchemy import Select, func, insert, select, update
 from sqlmodel import Session, col
 
-from . import datasets, leases, workers
+from . import datasets, leases, waiting, workers
 from .db import Database, now
 from .errors import Conflict, NotFound, StaleAttempt, WorkerLost
 from .failures import Failure
@@ -29,12 +29,11 @@ def enqueue(db: Database, spec: Spec) -> Job:
     """Raises SpecRefused."""
     with db.write() as session:
         dataset = datasets.for_job(session, spec)
-        pinned = spec.model_copy(update={"dataset": spec.dataset.model_copy(update={"version": dataset.version})})
         job = Job(
             id=new_id(),
             name=spec.name,
             labels=spec.labels,
-            spec=pinned.model_dump(mode="json"),
+            spec=datasets.pinned(spec, dataset).model_dump(mode="json"),
             dataset_id=dataset.id,
             created_at=now(session),
         )
@@ -64,26 +63,40 @@ def jobs(
     return found[:limit], len(found) > limit
 
 
-def has_waiting(db: Database) -> bool:
+def has_waiting(db: Database, *, cores: int = 1, is_idle: bool = True) -> bool:
+    """Whether there is a job for `claim` to take."""
     with db.read() as session:
-        return session.execute(_trainable().limit(1)).first() is not None
+        first = session.execute(waiting.oldest()).first()
+        return first is not None and (is_idle or (waiting.pinned(first) or 1) <= cores)
 
 
-def claim(db: Database, worker_id: str, lease_seconds: float) -> Job | None:
-    """Takes the oldest queued job whose dataset is ready, or returns None. Two workers never get the same attempt."""
+def claim(
+    db: Database, worker_id: str, lease_seconds: float, *, cores: int = 1, slots: int = 1, is_idle: bool = True
+) -> Job | None:
+    """Takes the oldest queued job whose dataset is ready, or returns None. Two workers never get the same attempt.
+
+    `cores` and `slots` are what the worker has left. Its first claim pins a job's threads. One that needs more than
+    there are waits, and no younger one overtakes it, or it might wait for ever; a worker that `is_idle` takes it.
+    """
     with db.write() as session:
+        first = session.execute(waiting.oldest().with_for_update(skip_locked=True, of=Job)).first()
+        if first is None:
+            return None
+        threads = waiting.pinned(first) or waiting.share(session, cores, slots)
+        if threads > cores and not is_idle:
+            return None
         at = now(session)
         job = leases.claim(
             session,
             Job,
-            _trainable().order_by(col(Job.id)),
+            select(col(Job.id)).where(col(Job.id) == first.id),
             worker_id,
             lease_seconds,
             status=Status.RUNNING,
             started_at=func.coalesce(Job.started_at, at),
+            threads=threads,
         )
-        if job is None:
-            return None
+        assert job is not None  # its row is locked
         session.add(Attempt(job_id=job.id, number=job.attempt, worker_id=worker_id, started_at=at))
         _note(session, job.id, Status.RUNNING, f"attempt {job.attempt}")
         return job
@@ -168,16 +181,6 @@ def rescue(db: Database, *, max_attempts: int, dead_workers: Sequence[str] = ())
             _end_attempt(session, owner, job_id, attempt, Outcome.WORKER_LOST, failure, max_attempts)
         workers.forget(session, dead_workers)
         return [job_id for job_id, _ in lost]
-
-
-def _trainable() -> Select[str]:
-    """The ids of queued jobs whose dataset is ready."""
-    ready = col(Dataset.status) == DatasetStatus.READY
-    return (
-        select(col(Job.id))
-        .join(Dataset, col(Job.dataset_id) == col(Dataset.id))
-        .where(col(Job.status) == Status.QUEUED, ready)
-    )
 
 
 def _end_attempt(

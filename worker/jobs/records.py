@@ -2,15 +2,20 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 from sqlmodel import col
 
+from . import kept
 from .db import Database, now
 from .errors import NotFound, NotReady
-from .leases import update_fenced
-from .tables import Attempt, Checkpoint, Epoch, Job, Phase, Status, Transition
+from .leases import hold, update_fenced
+from .report import Report
+from .spec import Metric
+from .tables import Attempt, Checkpoint, Epoch, Event, EventKind, Job, Phase, ReportRow, Status, Transition
+
+_DETAIL_CHARACTERS = 300
 
 
 @dataclass(frozen=True)
@@ -22,9 +27,16 @@ class EpochResult:
     samples_per_second: float  # of the training part
     train_seconds: float
     test_seconds: float
+    gradient_norm: float | None = None  # L2, averaged over some steps of the epoch
+    peak_memory_bytes: int | None = None  # of the training process, or of the GPU where it trains on one
     test_accuracy: float | None = None  # of classification: 0 to 1
+    test_top5_accuracy: float | None = None  # where there are more than 5 classes
+    test_f1: float | None = None  # average over classes
     test_mae: float | None = None  # of regression: mean absolute error, and the share of variance explained
     test_r2: float | None = None
+
+
+_MAY_BE_ODD = (*get_args(Metric), "gradient_norm")  # numbers that need not be finite
 
 
 @dataclass(frozen=True)
@@ -32,6 +44,7 @@ class SavedCheckpoint:
     path: str  # relative to the data folder
     sha256: str
     bytes: int
+    weights_sha256: str  # of the weights without their file's header: equal for equal trainings
     state_path: str
     state_sha256: str
 
@@ -73,9 +86,19 @@ def record_progress(db: Database, job_id: str, attempt: int, progress: Progress)
 
 
 def record_epoch(
-    db: Database, job_id: str, attempt: int, result: EpochResult, saved: SavedCheckpoint, progress: Progress
-) -> None:
-    """Metrics, checkpoint row and progress in one transaction: after any crash they agree."""
+    db: Database,
+    job_id: str,
+    attempt: int,
+    result: EpochResult,
+    saved: SavedCheckpoint,
+    progress: Progress,
+    report: Report | None = None,
+) -> list[str]:
+    """Metrics, report, checkpoint row and progress in one transaction: after any crash they agree.
+
+    Forgets the checkpoints that the spec does not keep. Returns the paths, relative to the data folder, of all files
+    of those that stay: weights and state.
+    """
     with db.write() as session:
         update_fenced(session, Job, job_id, attempt, **vars(progress), last_seq=Job.last_seq + 1)
         # An attempt that goes on from an older checkpoint walks over later epochs again.
@@ -94,9 +117,31 @@ def record_epoch(
         session.add(
             Checkpoint(job_id=job_id, epoch=result.epoch, attempt=attempt, created_at=now(session), **vars(saved))
         )
+        if report is not None:
+            session.merge(ReportRow(job_id=job_id, epoch=report.epoch, contents=report.model_dump(mode="json")))
+        return kept.prune(session, job_id)
 
 
-def epochs(db: Database, job_id: str, *, since: int = 0, limit: int = 1000) -> list[Epoch]:
+def record_event(db: Database, job_id: str, attempt: int, epoch: int, kind: EventKind, detail: str) -> None:
+    """A sentence for people about what the training did by itself; what is too long is cut."""
+    with db.write() as session:
+        hold(session, Job, job_id, attempt)
+        last = select(func.coalesce(func.max(Event.seq), 0)).where(col(Event.job_id) == job_id)
+        session.add(
+            Event(
+                job_id=job_id,
+                seq=session.execute(last).scalar_one() + 1,
+                at=now(session),
+                attempt=attempt,
+                epoch=epoch,
+                kind=kind,
+                detail=detail[:_DETAIL_CHARACTERS],
+            )
+        )
+
+
+def epochs(db: Database, job_id: str, *, since: int = 0, limit: int | None = None) -> list[Epoch]:
+    """The rows behind the one whose `seq` is `since`, oldest first; all of them, or `limit`."""
     query = (
         select(Epoch).where(col(Epoch.job_id) == job_id, col(Epoch.seq) > since).order_by(col(Epoch.seq)).limit(limit)
     )
@@ -108,6 +153,21 @@ def attempts(db: Database, job_id: str) -> list[Attempt]:
     with db.read() as session:
         query = select(Attempt).where(col(Attempt.job_id) == job_id).order_by(col(Attempt.number))
         return list(session.execute(query).scalars())
+
+
+def events(db: Database, job_id: str) -> list[Event]:
+    with db.read() as session:
+        query = select(Event).where(col(Event.job_id) == job_id).order_by(col(Event.seq))
+        return list(session.execute(query).scalars())
+
+
+def report(db: Database, job_id: str) -> Report:
+    """Of the newest epoch. Raises NotReady."""
+    with db.read() as session:
+        row = session.get(ReportRow, job_id)
+    if row is None:
+        raise NotReady("The job has no report yet; it comes with the first epoch. Regression has none.")
+    return Report.model_validate(row.contents)
 
 
 def transitions(db: Database, job_id: str) -> list[Transition]:
@@ -122,37 +182,35 @@ class KeptCheckpoint:
 
     row: Checkpoint
     metrics: Epoch
-    is_best: bool  # the highest test accuracy, or the lowest test loss where there is none; of equals, the earliest
+    is_best: bool  # by the spec's `checkpoints.best_by`; of equals, the earliest
     is_last: bool
 
 
 def checkpoints(db: Database, job_id: str) -> list[KeptCheckpoint]:
     """A job's checkpoints, oldest first."""
-    query = (
-        select(Checkpoint, Epoch)
-        .join(Epoch, (col(Epoch.job_id) == col(Checkpoint.job_id)) & (col(Epoch.epoch) == col(Checkpoint.epoch)))
-        .where(col(Checkpoint.job_id) == job_id)
-        .order_by(col(Checkpoint.epoch))
-    )
     with db.read() as session:
+        best = kept.best(job_id, kept.policy(session, job_id).best_by).scalar_subquery()
+        query = (
+            select(Checkpoint, Epoch, col(Checkpoint.epoch) == best)
+            .join(Epoch, kept.WITH_METRICS)
+            .where(col(Checkpoint.job_id) == job_id)
+            .order_by(col(Checkpoint.epoch))
+        )
         rows = session.execute(query).all()
-    if not rows:
-        return []
-    best = max(rows, key=lambda row: (_goodness(row[1]), -row[1].epoch))
-    return [KeptCheckpoint(row, metrics, row is best[0], row is rows[-1][0]) for row, metrics in rows]
+    return [KeptCheckpoint(row, metrics, is_best, row is rows[-1][0]) for row, metrics, is_best in rows]
 
 
 def checkpoint(db: Database, job_id: str, which: str) -> KeptCheckpoint:
     """The one that `best`, `last` or the number of an epoch names.
 
     Raises NotReady when there is none yet, NotFound when there is none of that epoch."""
-    kept = checkpoints(db, job_id)
-    if not kept:
+    found = checkpoints(db, job_id)
+    if not found:
         raise NotReady
-    for item in kept:
+    for item in found:
         if (which == "best" and item.is_best) or (which == "last" and item.is_last) or which == str(item.row.epoch):
             return item
-    raise NotFound(f"The job has no checkpoint of epoch {which}.")
+    raise NotFound(f"The job has no checkpoint of epoch {which}, or did not keep it.")
 
 
 def newest_succeeded(db: Database) -> str:
@@ -170,16 +228,9 @@ def newest_succeeded(db: Database) -> str:
     return job_id
 
 
-def _goodness(epoch: Epoch) -> float:
-    if epoch.test_accuracy is not None:
-        return epoch.test_accuracy
-    return -math.inf if epoch.test_loss is None else -epoch.test_loss
-
-
 def _finite(result: EpochResult) -> dict[str, Any]:
     """JSON and SQLite know no NaN: such a number is stored as null, and `non_finite` says what it was."""
-    names = ("train_loss", "test_loss", "test_mae", "test_r2")
-    numbers = {name: value for name in names if (value := getattr(result, name)) is not None}
+    numbers = {name: value for name in _MAY_BE_ODD if (value := getattr(result, name)) is not None}
     odd = [str(value) for value in numbers.values() if not math.isfinite(value)]
     finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
     return finite | {"non_finite": odd[0] if odd else None}

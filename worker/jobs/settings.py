@@ -7,7 +7,10 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL
 
+from .processes import cores
+
 SPARE_BYTES = 256 * 2**20  # of the data folder's disk that uploads leave to the database and to running jobs
+_DEVICES = Path("/dev")
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -32,7 +35,12 @@ class Settings(BaseSettings):
     poll_seconds: float = Field(0.05, gt=0, le=5, description="How often an idle worker looks for a queued job")
     cancel_seconds: float = Field(5.0, gt=0, description="A cancelled training that has not left by then is killed")
     max_attempts: int = Field(3, ge=1, le=100, description="A job that dies this many times is failed")
-    slots: int = Field(1, ge=1, le=64, description="Jobs that one worker trains at once; they share the cores")
+    slots: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="Jobs that one worker trains at once; unset: as many as cores, one where there is an NVIDIA GPU",
+    )
     allow_download: bool = Field(True, description="Whether a built-in dataset may be fetched over the network")
     system_datasets_dir: Path = Field(
         Path("/usr/share/datasets"), description="Where Debian's dataset packages put their files"
@@ -55,6 +63,11 @@ class Settings(BaseSettings):
     def resolved_database_url(self) -> str:
         file = URL.create("sqlite", database=str(self.data_dir / "epochd.db"))
         return self.database_url or file.render_as_string(hide_password=False)
+
+    @property
+    def resolved_slots(self) -> int:
+        """On this machine: a job's process fills a GPU, and a core."""
+        return self.slots or (1 if any(_DEVICES.glob("nvidia[0-9]*")) else cores())
 
     @property
     def is_exposed(self) -> bool:

@@ -1,7 +1,7 @@
 """The tables. A model is always a network here, so these rows are called by what they are: jobs, attempts, ...
 
-The database guards the invariants by named CHECK constraints; `queue.py`, `records.py`, `datasets.py` and
-`workers.py` write all but the keys.
+The database guards the invariants by named CHECK constraints; `queue.py`, `records.py` (with `kept.py`), `datasets.py`
+and `workers.py` write all but the keys.
 """
 
 from datetime import UTC, datetime
@@ -54,6 +54,14 @@ class Outcome(StrEnum):
 
 
 SPENT = (Outcome.KILLED, Outcome.CRASHED, Outcome.WORKER_LOST)  # these count against max_attempts
+
+
+class EventKind(StrEnum):
+    """What a training did by itself, that its owner will want to know."""
+
+    MICRO_BATCH = "micro_batch"  # a batch did not fit into memory and goes through in parts
+    STOPPED_EARLY = "stopped_early"  # the metric that early stopping watches got no better
+    DIVERGED = "diverged"  # the loss was no finite number any more
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -144,6 +152,7 @@ class Job(SQLModel, table=True):
     finished_at: datetime | None = _time()
     attempt: int = 0  # the number of the current or last attempt; the fence of every worker's write
     last_seq: int = 0  # of the newest metrics row; never goes back
+    threads: int | None = None  # decided at the first claim and kept: they are part of the result's bits
     worker_id: str | None = Field(default=None, max_length=64)
     lease_expires_at: datetime | None = _time()
     epoch: int = 0  # progress: the epoch at work, from 1
@@ -196,14 +205,18 @@ class Epoch(SQLModel, table=True):
     recorded_at: datetime = _time(nullable=False)
     train_loss: float | None = None
     test_loss: float | None = None
-    test_accuracy: float | None = None  # of classification
+    test_accuracy: float | None = None  # of classification,
+    test_top5_accuracy: float | None = None  # where there are more than 5 classes,
+    test_f1: float | None = None  # and averaged over classes
     test_mae: float | None = None  # of regression: mean absolute error,
     test_r2: float | None = None  # and the share of the variance that is explained
     learning_rate: float
     samples_per_second: float
     train_seconds: float
     test_seconds: float
-    non_finite: str | None = Field(default=None, max_length=8)  # what a null loss was: nan, inf or -inf
+    gradient_norm: float | None = None
+    peak_memory_bytes: int | None = Field(default=None, sa_type=BigInteger)
+    non_finite: str | None = Field(default=None, max_length=8)  # what a null number was: nan, inf or -inf
 
 
 class Checkpoint(SQLModel, table=True):
@@ -216,8 +229,32 @@ class Checkpoint(SQLModel, table=True):
     path: str = Field(max_length=200)  # of the weights, relative to the data folder
     sha256: str = Field(max_length=64)
     bytes: int = Field(sa_type=BigInteger)
+    weights_sha256: str | None = Field(default=None, max_length=64)  # without the header; null in old rows
     state_path: str = Field(max_length=200)  # of what only training needs to go on
     state_sha256: str = Field(max_length=64)
+
+
+class Event(SQLModel, table=True):
+    __tablename__ = "events"
+    __table_args__ = (CheckConstraint(_one_of("kind", EventKind), name="events_kind_known"),)
+
+    job_id: str = _job_id()
+    seq: int = Field(primary_key=True)
+    at: datetime = _time(nullable=False)
+    attempt: int
+    epoch: int  # the one at work, from 1
+    kind: str = Field(max_length=32)
+    detail: str = Field(max_length=300)
+
+
+class ReportRow(SQLModel, table=True):
+    """How a job's newest epoch did, class by class: a `Report`."""
+
+    __tablename__ = "reports"
+
+    job_id: str = _job_id()
+    epoch: int
+    contents: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
 
 
 class Worker(SQLModel, table=True):

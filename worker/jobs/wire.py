@@ -4,8 +4,13 @@ A frame is two unsigned 32-bit lengths (network order), then the head as JSON, t
 """
 
 import struct
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, TypeAdapter
+
+from .card import Card
+from .plan import Plan
+from .spec import Spec
 
 LENGTHS = struct.Struct("!II")
 
@@ -13,10 +18,25 @@ LENGTHS = struct.Struct("!II")
 class PredictRequest(BaseModel):
     """The head of a request; the body is the picture's file as it was uploaded."""
 
+    kind: Literal["predict"] = "predict"
     id: int
     path: str  # of the weights, relative to the data folder
     sha256: str
     top_k: int
+
+
+class PlanRequest(BaseModel):
+    """The head of a question for the plan of a job; its body is empty."""
+
+    kind: Literal["plan"] = "plan"
+    id: int
+    spec: Spec
+    card: Card
+
+
+AnyRequest = TypeAdapter[PredictRequest | PlanRequest](
+    Annotated[PredictRequest | PlanRequest, Field(discriminator="kind")]
+)
 
 
 class Guess(BaseModel):
@@ -46,13 +66,15 @@ Prediction = ClassPrediction | NumberPrediction
 HELLO = 0  # the id of the frame that a predictor sends once, when it can answer; requests count from 1
 
 
-class PredictAnswer(BaseModel):
-    """The head of an answer; its body is empty. Either `prediction` or `code` and `detail` are there."""
+class Answer(BaseModel):
+    """The head of an answer; its body is empty. Either what was asked for, or `code` and `detail` are there."""
 
     id: int
     prediction: Prediction | None = None
+    plan: Plan | None = None
     code: str | None = None
     detail: str | None = None
+    pointer: str | None = None  # of a spec that is refused
 
 
 def pack(head: BaseModel, body: bytes = b"") -> bytes:

@@ -12,16 +12,20 @@ import signal
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from multiprocessing.connection import wait
+from functools import partial
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 
 from worker.jobs import logs
 from worker.jobs.processes import EXIT_BROKEN, EXIT_UNFIT_PARENT, die_with_parent, thread_count
 from worker.jobs.settings import Settings
+
+if TYPE_CHECKING:
+    from worker.training.arithmetic import Arithmetic
 
 _PRELOAD = "worker.launchers.preload"
 
@@ -75,27 +79,36 @@ class LocalLauncher:
         os.environ.pop("EPOCHD_API_KEY", None)
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([_PRELOAD])
+        self._arithmetic = "highest"  # until the probe has said
 
     def warm_up(self) -> None:
-        """Starts the preloaded parent and waits until it can fork. Raises RuntimeError when it cannot."""
-        process = self._context.Process(target=_check_preloaded)
+        """Starts the preloaded parent, waits until it can fork, and has a child find the fastest exact arithmetic.
+
+        Raises RuntimeError when it cannot.
+        """
+        ours, theirs = self._context.Pipe(duplex=False)
+        process = self._context.Process(target=_check_preloaded, args=(theirs,))
         try:
             process.start()
         except (EOFError, OSError) as error:
             raise RuntimeError("the preloaded process did not start; its log is above") from error
+        theirs.close()
+        with suppress(EOFError):  # the forkserver passes over an ImportError in silence
+            self._arithmetic = ours.recv()
         process.join()
-        if process.exitcode != 0:  # the forkserver passes over an ImportError in silence
+        if process.exitcode != 0:
             raise RuntimeError("the preloaded process could not import torch and the training engine")
+        structlog.get_logger().info("arithmetic_probed", fp32=self._arithmetic)
 
     def train(self, job_id: str, attempt: int) -> Running:
-        return self._start(_train, job_id, attempt)
+        return self._start(_train, job_id, attempt, self._arithmetic)
 
     def prepare(self, dataset_id: str, attempt: int) -> Running:
         return self._start(_prepare, dataset_id, attempt)
 
-    def _start(self, target: Callable[[Settings, str, int], NoReturn], row_id: str, attempt: int) -> Running:
+    def _start(self, target: Callable[..., NoReturn], row_id: str, attempt: int, *more: str) -> Running:
         name = f"epochd attempt {row_id}.{attempt}"
-        process = self._context.Process(target=target, args=(self._settings, row_id, attempt), name=name)
+        process = self._context.Process(target=target, args=(self._settings, row_id, attempt, *more), name=name)
         process.start()
         return Running(process)
 
@@ -105,17 +118,21 @@ def wait_any(running: Iterable[Running], seconds: float) -> None:
     wait([each.sentinel for each in running], timeout=seconds)
 
 
-def _check_preloaded() -> None:
+def _check_preloaded(answer: Connection) -> None:
     if _PRELOAD not in sys.modules:
         importlib.import_module(_PRELOAD)  # says in the log what is wrong
         raise SystemExit(1)
+    from worker.training import arithmetic
+
+    answer.send(arithmetic.probe())
 
 
-def _train(settings: Settings, job_id: str, attempt: int) -> NoReturn:
+def _train(settings: Settings, job_id: str, attempt: int, exact: "Arithmetic") -> NoReturn:
     from worker.training import attempt as training  # already loaded: forked from the preloaded process
 
     structlog.contextvars.bind_contextvars(job=job_id, attempt=attempt)
-    _live(training.run, settings, job_id, attempt, settings.data_dir / training_log(job_id, attempt))
+    run = partial(training.run, exact=exact)
+    _live(run, settings, job_id, attempt, settings.data_dir / training_log(job_id, attempt))
 
 
 def _prepare(settings: Settings, dataset_id: str, attempt: int) -> NoReturn:

@@ -1,59 +1,61 @@
 """One attempt at a job, from its row to its last checkpoint. Runs in a process of its own."""
 
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, fields
 from functools import partial
-from time import perf_counter
 from typing import Any, Final
 
 import structlog
 import torch
 import torchvision
-from torch import nn
-from torch.optim import Optimizer
 
-from worker.datasets.opening import Prepared, open_prepared
-from worker.datasets.pictures import Preprocessing, plain
-from worker.jobs import queue, records, versions
-from worker.jobs.card import Card, Task
+from worker.datasets.opening import open_prepared
+from worker.jobs import queue, records, suiting, versions
+from worker.jobs.card import Card
 from worker.jobs.db import DATABASE_AWAY, Database, insist
-from worker.jobs.errors import CheckpointCorrupt, EpochdError, Internal, StaleAttempt
+from worker.jobs.errors import CheckpointCorrupt, Diverged, EpochdError, Internal, StaleAttempt
 from worker.jobs.failures import Failure, traceback_tail
-from worker.jobs.processes import EXIT_DONE, EXIT_STALE, EXIT_STOPPED, Stopped
+from worker.jobs.processes import EXIT_DONE, EXIT_STALE, EXIT_STOPPED, Stopped, cores
 from worker.jobs.records import EpochResult
 from worker.jobs.settings import Settings
 from worker.jobs.spec import Spec
-from worker.jobs.tables import Dataset, Outcome, Phase
-from worker.networks.build import build
+from worker.jobs.tables import EventKind, Job, Outcome, Phase
+from worker.networks import whole
 
-from . import checkpoints, device, optim
-from .batches import Batches, test_batch_size
-from .loops import LossFn, test_loop, train_loop
-from .order import derived_seed, epoch_order, lying_order
+from . import arithmetic, checkpoints, device, memory
+from .arithmetic import Arithmetic
+from .engine import Engine
 from .progress import Reporter
-from .scores import Accuracy, Distances
+from .stopping import epochs_without_improvement
 
-_METRICS: Final = ("train_loss", "test_loss", "test_accuracy", "test_mae", "test_r2")
+_METRICS: Final = [
+    field.name
+    for field in fields(EpochResult)
+    if field.name.startswith(("train_loss", "test_")) and "seconds" not in field.name
+]
 _log = structlog.get_logger()
 
 
-def run(settings: Settings, job_id: str, attempt: int) -> int:
-    """Trains the job and settles it in the database. Returns the exit code of this process."""
+def run(settings: Settings, job_id: str, attempt: int, exact: Arithmetic = "highest") -> int:
+    """Trains the job and settles it in the database. Returns the exit code of this process.
+
+    `exact`: the fp32 arithmetic that is exact and fast here; a job that began with another keeps that.
+    """
     db = Database(settings.resolved_database_url)
     job = queue.get(db, job_id)
-    spec = Spec.model_validate(job.spec)
-    assert job.dataset_id is not None
-    dataset = versions.by_id(db, job.dataset_id)
-    reporter = Reporter(db, job_id, attempt, spec.epochs)
+    reporter = Reporter(db, job_id, attempt, job.spec["epochs"])
     reporter.listen()
     try:
         try:
-            _train(db, settings, job_id, attempt, spec, dataset, reporter)
+            _Attempt(db, settings, job, attempt, reporter, exact).train()
             outcome, failure = Outcome.SUCCEEDED, None
         except (StaleAttempt, *DATABASE_AWAY):
             raise
         except EpochdError as error:
             outcome, failure = Outcome.FAILED, Failure.of(error, phase=reporter.phase)
+            if isinstance(error, Diverged):
+                note = partial(records.record_event, db, job_id, attempt, reporter.epoch)
+                insist(partial(note, EventKind.DIVERGED, error.detail))
         except Exception as error:
             _log.exception("attempt_failed")
             tail = traceback_tail(error)
@@ -68,127 +70,132 @@ def run(settings: Settings, job_id: str, attempt: int) -> int:
     return EXIT_DONE
 
 
-@dataclass(frozen=True)
-class Training:
-    """What an attempt trains with."""
+class _Attempt:
+    def __init__(
+        self, db: Database, settings: Settings, job: Job, attempt: int, reporter: Reporter, exact: Arithmetic
+    ) -> None:
+        assert job.dataset_id is not None
+        self._db, self._settings, self._number, self._reporter = db, settings, attempt, reporter
+        self._job_id, self._spec = job.id, Spec.model_validate(job.spec)
+        self._threads = job.threads or cores()
+        self._exact: Arithmetic = (job.provenance or {}).get("arithmetic", exact)
+        self._dataset = versions.by_id(db, job.dataset_id)
 
-    data: Prepared
-    preprocessing: Preprocessing
-    device: torch.device
-    model: nn.Module
-    loss_fn: LossFn
-    optimizer: Optimizer
+    def train(self) -> None:
+        """Raises what ends the attempt."""
+        self._reporter.begin(Phase.PREPARING)
+        self._prepare()
+        done = self._resume()
+        records.record_start(self._db, self._job_id, self._number, self._provenance(), resumed_from=done or None)
+        watched = [_watched(self._spec, vars(row)) for row in records.epochs(self._db, self._job_id)]
+        del watched[done:]  # of epochs that will be trained again
+        for epoch in range(done + 1, self._spec.epochs + 1):
+            result = self._one_epoch(epoch)
+            watched.append(_watched(self._spec, vars(result)))
+            if self._is_over(epoch, watched):
+                return
+
+    def _prepare(self) -> None:
+        spec, settings = self._spec, self._settings
+        torch.set_num_threads(self._threads)
+        self._device = device.choose(spec.device)
+        arithmetic.use(self._exact, spec.precision, self._device)
+        pinned = Card.model_validate(self._dataset.card)
+        data = open_prepared(settings.data_dir / versions.folder(self._dataset), pinned.sha256)
+        suiting.check(spec, data.card.task, data.card)
+        if spec.memory_limit_mb is not None:
+            memory.limit(self._device, spec.memory_limit_mb)
+        self._card, self._preprocessing = data.card, whole.preprocessing(spec, data.card)
+        torch.manual_seed(spec.seed)
+        network = whole.network(spec, self._preprocessing, data.card.outputs)
+        whole.begin_with(network, spec, settings.data_dir / "weights", allow_download=settings.allow_download)
+        self._engine = Engine(spec, data, self._preprocessing, network, self._device, self._on_smaller)
+
+    def _resume(self) -> int:
+        """Goes back to the newest checkpoint that is whole; returns its epoch, or 0 when there is none."""
+        for kept in reversed(records.checkpoints(self._db, self._job_id)):
+            row, folder = kept.row, self._settings.data_dir
+            try:
+                loaded = checkpoints.load(folder / row.path, row.sha256)
+                state = checkpoints.load_state(folder / row.state_path, row.state_sha256)
+            except CheckpointCorrupt:
+                _log.warning("checkpoint_corrupt", epoch=row.epoch)
+                continue
+            self._engine.load_state_dict(loaded.weights, state)
+            _log.info("resumed", epoch=row.epoch)
+            return row.epoch
+        return 0
+
+    def _one_epoch(self, epoch: int) -> EpochResult:
+        trained = self._engine.run_epoch(epoch, self._reporter)
+        self._reporter.begin(Phase.SAVING)
+        weights, state = self._engine.served.state_dict(), self._engine.state_dict()
+        saved = checkpoints.save(self._settings.data_dir, self._metadata(trained.result), self._number, weights, state)
+        progress = self._reporter.epoch_done()
+        record = partial(records.record_epoch, self._db, self._job_id, self._number)
+        kept = insist(lambda: record(trained.result, saved, progress, trained.report))
+        checkpoints.remove_others(self._settings.data_dir, self._job_id, self._number, kept)
+        _log.info("epoch_done", **asdict(trained.result))
+        return trained.result
+
+    def _is_over(self, epoch: int, watched: list[float | None]) -> bool:
+        early = self._spec.early_stopping
+        if early is None or epoch == self._spec.epochs:
+            return False
+        passed = epochs_without_improvement(watched, early)
+        if passed < early.patience:
+            return False
+        detail = f"{early.metric} has not got better for {passed} epochs; stopped after epoch {epoch}."
+        self._note(EventKind.STOPPED_EARLY, detail)
+        return True
+
+    def _on_smaller(self, tried: int, now: int) -> None:
+        detail = f"{tried} pictures at once did not fit into memory; from here on {now} go through the network at once."
+        _log.warning("micro_batch_halved", tried=tried, now=now)
+        self._note(EventKind.MICRO_BATCH, detail)
+
+    def _note(self, kind: EventKind, detail: str) -> None:
+        epoch = self._reporter.epoch
+        insist(lambda: records.record_event(self._db, self._job_id, self._number, epoch, kind, detail))
+
+    def _metadata(self, result: EpochResult) -> checkpoints.Metadata:
+        return checkpoints.Metadata(
+            job=self._job_id,
+            epoch=result.epoch,
+            spec=self._spec,
+            classes=self._card.classes,
+            targets=self._card.targets,
+            preprocessing=self._preprocessing,
+            dataset_sha256=self._card.sha256,
+            metrics={name: value for name in _METRICS if (value := getattr(result, name)) is not None},
+        )
+
+    def _provenance(self) -> dict[str, Any]:
+        parameters = list(self._engine.network.parameters())
+        return {
+            "seed": self._spec.seed,
+            "device": str(self._device),
+            "device_name": device.name(self._device),
+            "threads": torch.get_num_threads(),
+            "arithmetic": self._exact,
+            "channels_last": self._engine.memory_format == torch.channels_last,
+            "dataset": {
+                "name": self._spec.dataset.name,
+                "version": self._spec.dataset.version,
+                "sha256": self._card.sha256,
+            },
+            "parameters": sum(parameter.numel() for parameter in parameters),
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "torchvision": torchvision.__version__,
+            },
+        }
 
 
-def _train(
-    db: Database, settings: Settings, job_id: str, attempt: int, spec: Spec, dataset: Dataset, reporter: Reporter
-) -> None:
-    reporter.begin(Phase.PREPARING)
-    torch.set_num_threads(device.threads_for(settings.slots))
-    training = _prepare(settings, spec, dataset)
-    done = _resume(db, settings, job_id, training)
-    records.record_start(db, job_id, attempt, _provenance(spec, training), resumed_from=done or None)
-    for epoch in range(done + 1, spec.epochs + 1):
-        result = _run_epoch(training, spec, epoch, reporter)
-        reporter.begin(Phase.SAVING)
-        metadata = _metadata(job_id, spec, training, result)
-        saved = checkpoints.save(settings.data_dir, metadata, attempt, training.model, training.optimizer)
-        progress = reporter.epoch_done()
-        insist(partial(records.record_epoch, db, job_id, attempt, result, saved, progress))
-        _log.info("epoch_done", **asdict(result))
-
-
-def _prepare(settings: Settings, spec: Spec, dataset: Dataset) -> Training:
-    where = device.choose(spec.device)
-    pinned = Card.model_validate(dataset.card)
-    data = open_prepared(settings.data_dir / versions.folder(dataset), pinned.sha256)
-    card = data.card
-    torch.manual_seed(spec.seed)
-    model = build(spec.model, channels=card.channels, height=card.height, width=card.width, outputs=card.outputs).to(
-        where
-    )
-    return Training(
-        data=data,
-        preprocessing=plain(card.channels, card.height, card.width),
-        device=where,
-        model=model,
-        loss_fn=optim.loss_function(spec.loss),
-        optimizer=optim.optimizer(spec.optimizer, model.parameters()),
-    )
-
-
-def _resume(db: Database, settings: Settings, job_id: str, training: Training) -> int:
-    """Goes back to the newest checkpoint that is whole; returns its epoch, or 0 when there is none."""
-    for kept in reversed(records.checkpoints(db, job_id)):
-        row = kept.row
-        try:
-            loaded = checkpoints.load(settings.data_dir / row.path, row.sha256)
-            state = checkpoints.load_state(settings.data_dir / row.state_path, row.state_sha256)
-        except CheckpointCorrupt:
-            _log.warning("checkpoint_corrupt", epoch=row.epoch)
-            continue
-        training.model.load_state_dict(loaded.weights)
-        training.optimizer.load_state_dict(state["optimizer"])
-        _log.info("resumed", epoch=row.epoch)
-        return row.epoch
-    return 0
-
-
-def _run_epoch(training: Training, spec: Spec, epoch: int, reporter: Reporter) -> EpochResult:
-    torch.manual_seed(derived_seed(spec.seed, epoch, "step"))  # for dropout
-    train, test, preprocessing = training.data.train, training.data.test, training.preprocessing
-    order = epoch_order(train, spec.seed, epoch) if spec.shuffle else lying_order(train)
-    batches = Batches(train, spec.batch_size, preprocessing, training.device, order)
-    test_batch = test_batch_size(preprocessing, spec.batch_size)
-    tests = Batches(test, test_batch, preprocessing, training.device, lying_order(test))
-
-    started = perf_counter()
-    watched = reporter.train(batches, epoch, len(train))
-    train_loss = train_loop(watched, training.model, training.loss_fn, training.optimizer)
-    trained = perf_counter()
-    scores = Accuracy() if training.data.card.task is Task.CLASSIFICATION else Distances()
-    test_loss = test_loop(reporter.test(tests), training.model, training.loss_fn, scores)
-    tested = perf_counter()
-    return EpochResult(
-        epoch=epoch,
-        train_loss=train_loss,
-        test_loss=test_loss,
-        learning_rate=spec.optimizer.lr,
-        samples_per_second=len(train) / (trained - started),
-        train_seconds=trained - started,
-        test_seconds=tested - trained,
-        **scores.compute(),
-    )
-
-
-def _metadata(job_id: str, spec: Spec, training: Training, result: EpochResult) -> checkpoints.Metadata:
-    return checkpoints.Metadata(
-        job=job_id,
-        epoch=result.epoch,
-        spec=spec,
-        classes=training.data.card.classes,
-        targets=training.data.card.targets,
-        preprocessing=training.preprocessing,
-        dataset_sha256=training.data.card.sha256,
-        metrics={name: value for name in _METRICS if (value := getattr(result, name)) is not None},
-    )
-
-
-def _provenance(spec: Spec, training: Training) -> dict[str, Any]:
-    return {
-        "seed": spec.seed,
-        "device": str(training.device),
-        "device_name": device.name(training.device),
-        "threads": torch.get_num_threads(),
-        "dataset": {
-            "name": spec.dataset.name,
-            "version": spec.dataset.version,
-            "sha256": training.data.card.sha256,
-        },
-        "parameters": sum(parameter.numel() for parameter in training.model.parameters()),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-        },
-    }
+def _watched(spec: Spec, metrics: dict[str, Any]) -> float | None:
+    """The number that early stopping looks at."""
+    if spec.early_stopping is None:
+        return None
+    value: float | None = metrics[spec.early_stopping.metric]
+    return value

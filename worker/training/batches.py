@@ -1,17 +1,19 @@
 """Batches: whole slices of a prepared split, converted on the device. No per-sample Python, no loader processes."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import torch
+from torch import Tensor
 
-from worker.datasets.pictures import Preprocessing
+from worker.datasets.pictures import Preprocessing, unit
 from worker.datasets.source import Split
 
 from .loops import Batch
 from .order import Order
 
+_RESIDENT_SHARE: Final = 0.4  # of a GPU's free memory
 _TEST_BYTES: Final = 4 * 2**20  # of float pixels in a test batch: they stay in the processor's cache
 
 
@@ -19,27 +21,42 @@ class Batches:
     """The batches of one epoch: X float32 N x C x H x W, y int64 N or float32 N x targets. The last may be short."""
 
     def __init__(
-        self, split: Split, batch_size: int, preprocessing: Preprocessing, device: torch.device, order: Order
+        self,
+        split: Split,
+        batch_size: int,
+        preprocessing: Preprocessing,
+        device: torch.device,
+        order: Order,
+        *,
+        augment: Callable[[Tensor, Tensor], Batch] | None = None,
+        memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
         self.split, self.batch_size, self.order = split, batch_size, order
         self._preprocessing, self._device = preprocessing, device
+        self._augment, self._memory_format = augment, memory_format
 
     def __len__(self) -> int:
         return math.ceil(len(self.split) / self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         in_memory = _InMemory(self.split, self.order)
+        images, labels = self.split.images, self.split.labels
+        order = self.order.indices if self.order.indices is None else self.order.indices.to(images.device)
         for start in range(0, len(self.split), self.batch_size):
             stop = start + self.batch_size
             in_memory.move_to(start)
-            if self.order.indices is None:
-                images, labels = self.split.images[start:stop], self.split.labels[start:stop]
+            if order is None:
+                yield self._input(images[start:stop], labels[start:stop])
             else:
-                indices = self.order.indices[start:stop]
-                images = self.split.images.index_select(0, indices)
-                labels = self.split.labels.index_select(0, indices)
-            yield self._preprocessing.normalise(images.to(self._device)), labels.to(self._device)
+                indices = order[start:stop]
+                yield self._input(images.index_select(0, indices), labels.index_select(0, indices))
         in_memory.move_to(len(self.split))
+
+    def _input(self, images: Tensor, labels: Tensor) -> Batch:
+        X, y = unit(images.to(self._device)), labels.to(self._device)
+        if self._augment is not None:
+            X, y = self._augment(X, y)
+        return self._preprocessing.finish(X).contiguous(memory_format=self._memory_format), y
 
 
 class _InMemory:
@@ -63,7 +80,14 @@ class _InMemory:
             self._expected += 1
 
 
+def resident(split: Split, device: torch.device) -> Split:
+    """The split on the GPU as a whole, where it leaves room for the training; else as it is."""
+    if device.type == "cpu" or split.images.nbytes > _RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
+        return split
+    return Split(split.images.to(device), split.labels.to(device))
+
+
 def test_batch_size(preprocessing: Preprocessing, batch_size: int) -> int:
     """Testing keeps no gradients, so its batches can be larger than training's."""
-    picture_bytes = 4 * preprocessing.channels * preprocessing.height * preprocessing.width
+    picture_bytes = 4 * preprocessing.channels * math.prod(preprocessing.input_size)
     return max(batch_size, _TEST_BYTES // picture_bytes)

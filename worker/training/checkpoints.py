@@ -9,16 +9,17 @@ import hashlib
 import io
 import json
 import os
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import safetensors.torch
 import torch
 from pydantic import BaseModel
 from safetensors import SafetensorError
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from worker.datasets.pictures import Preprocessing
 from worker.jobs.errors import CheckpointCorrupt
@@ -26,7 +27,8 @@ from worker.jobs.files import fsync
 from worker.jobs.records import SavedCheckpoint
 from worker.jobs.spec import Spec
 
-FORMAT = 1  # raised when an older epochd could not read a new checkpoint
+FORMAT = 2  # raised when an older epochd could not read a new checkpoint
+_ATTEMPT: Final = re.compile(r"-attempt-(\d+)\.")
 _METADATA_KEY = "epochd"
 
 
@@ -55,28 +57,52 @@ class Loaded:
     weights: dict[str, Tensor]
 
 
-def save(data_dir: Path, metadata: Metadata, attempt: int, model: nn.Module, optimizer: Optimizer) -> SavedCheckpoint:
-    """Writes both files durably. The attempt is part of their names, so two attempts never share one."""
-    folder = Path("jobs", metadata.job, "checkpoints")
+def save(
+    data_dir: Path, metadata: Metadata, attempt: int, weights: Mapping[str, Tensor], state: Mapping[str, Any]
+) -> SavedCheckpoint:
+    """Writes both files durably. The attempt is part of their names, so two attempts never share one.
+
+    `state`: what going on needs beside the weights; plain types and tensors, so that it can be read without trust.
+    """
+    folder = _folder(metadata.job)
     (data_dir / folder).mkdir(parents=True, exist_ok=True)
     stem = f"epoch-{metadata.epoch:06d}-attempt-{attempt}"
-    weights = safetensors.torch.save(
-        {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
-        {_METADATA_KEY: metadata.model_dump_json()},
-    )
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    contents = safetensors.torch.save(tensors, {_METADATA_KEY: metadata.model_dump_json()})
     buffer = io.BytesIO()
-    torch.save({"optimizer": optimizer.state_dict()}, buffer)
-    state = buffer.getvalue()
+    torch.save({**state, "format": FORMAT}, buffer)
     path, state_path = folder / f"{stem}.safetensors", folder / f"{stem}.state.pt"
-    _write_durably(data_dir / state_path, state)
-    _write_durably(data_dir / path, weights)
+    _write_durably(data_dir / state_path, buffer.getvalue())
+    _write_durably(data_dir / path, contents)
     return SavedCheckpoint(
         path=str(path),
-        sha256=_sha256(weights),
-        bytes=len(weights),
+        sha256=_sha256(contents),
+        bytes=len(contents),
+        weights_sha256=digest(tensors),
         state_path=str(state_path),
-        state_sha256=_sha256(state),
+        state_sha256=_sha256(buffer.getvalue()),
     )
+
+
+def digest(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the weights alone, on the CPU: equal for equal trainings, whatever the job is called."""
+    found = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].contiguous()
+        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def remove_others(data_dir: Path, job_id: str, attempt: int, kept: Collection[str]) -> None:
+    """Removes the files of a job's checkpoints that no row names any more; those of its dead attempts too.
+
+    Not those of later attempts: this one may have been frozen since it learned what is kept.
+    """
+    for path in (data_dir / _folder(job_id)).iterdir():
+        made_by = _ATTEMPT.search(path.name)
+        if made_by and int(made_by[1]) <= attempt and str(path.relative_to(data_dir)) not in kept:
+            path.unlink(missing_ok=True)
 
 
 def load(path: Path, sha256: str) -> Loaded:
@@ -94,7 +120,14 @@ def load_state(path: Path, sha256: str) -> dict[str, Any]:
     """What `save` kept beside the weights. Raises CheckpointCorrupt."""
     contents = _read_verified(path, sha256)
     state: dict[str, Any] = torch.load(io.BytesIO(contents), map_location="cpu", weights_only=True)
+    if state.get("format") != FORMAT:  # of another epochd
+        raise CheckpointCorrupt
     return state
+
+
+def _folder(job_id: str) -> Path:
+    """Relative to the data folder."""
+    return Path("jobs", job_id, "checkpoints")
 
 
 def _metadata(header: bytes) -> str:

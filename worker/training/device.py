@@ -1,11 +1,10 @@
-"""Where an attempt computes, and with how many threads."""
+"""Where an attempt computes."""
 
 import platform
 
 import torch
 
 from worker.jobs.errors import DeviceUnavailable
-from worker.jobs.processes import cores
 
 
 def choose(wanted: str) -> torch.device:
@@ -25,8 +24,3 @@ def name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return platform.processor() or platform.machine()
-
-
-def threads_for(slots: int) -> int:
-    """The cores that a job may use when `slots` jobs share the machine; they are part of a result's bits."""
-    return max(1, cores() // slots)

@@ -1,13 +1,14 @@
-"""The tutorial's two loops. Progress, stopping and timing come in with the dataloader; see `progress.py`.
+"""The tutorial's two loops. Progress, stopping and timing come in with the dataloader (`progress.py`), micro-batches
+too (`accumulation.py`); precision comes in with the model, clipping and averaging with the optimizer.
 
 https://docs.pytorch.org/tutorials/beginner/basics/optimization_tutorial.html
 """
 
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from .scores import Scores
 
@@ -15,10 +16,25 @@ Batch = tuple[Tensor, Tensor]
 LossFn = Callable[[Tensor, Tensor], Tensor]
 
 
-def train_loop(dataloader: Iterable[Batch], model: nn.Module, loss_fn: LossFn, optimizer: Optimizer) -> float:
+class AveragingLoss(Protocol):
+    """A loss that remembers its average over the samples it saw."""
+
+    def __call__(self, pred: Tensor, y: Tensor, /) -> Tensor: ...
+
+    def average(self) -> float: ...
+
+
+class Steps(Protocol):
+    """Whatever can be used like an optimizer."""
+
+    def step(self) -> object: ...
+
+    def zero_grad(self) -> None: ...
+
+
+def train_loop(dataloader: Iterable[Batch], model: nn.Module, loss_fn: AveragingLoss, optimizer: Steps) -> float:
     """One epoch of training. Returns the loss averaged over samples, as seen before each step."""
     model.train()
-    total_loss, samples = torch.zeros((), dtype=torch.float64), 0
     for X, y in dataloader:
         # Compute prediction and loss
         pred = model(X)
@@ -28,20 +44,17 @@ def train_loop(dataloader: Iterable[Batch], model: nn.Module, loss_fn: LossFn, o
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
-
-        total_loss = total_loss + loss.detach() * len(X)  # no .item(): a GPU need not wait
-        samples += len(X)
-    return float(total_loss) / samples
+    return loss_fn.average()
 
 
 @torch.no_grad()
 def test_loop(dataloader: Iterable[Batch], model: nn.Module, loss_fn: LossFn, scores: Scores) -> float:
     """One pass over the test pictures, which `scores` sees too. Returns the loss averaged over samples."""
     model.eval()
-    total_loss, samples = torch.zeros((), dtype=torch.float64), 0
+    test_loss, samples = torch.zeros((), dtype=torch.float64), 0
     for X, y in dataloader:
         pred = model(X)
-        total_loss = total_loss + loss_fn(pred, y) * len(X)
+        test_loss = test_loss + loss_fn(pred, y) * len(X)  # no .item(): a GPU need not wait
         scores.update(pred, y)
         samples += len(X)
-    return float(total_loss) / samples
+    return float(test_loss) / samples

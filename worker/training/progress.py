@@ -40,6 +40,17 @@ class Reporter:
     def phase(self) -> Phase:
         return self._now.phase
 
+    @property
+    def place(self) -> str:
+        """Where the training is, in words."""
+        if self._now.phase is Phase.TESTING:
+            return f"in the test of epoch {self._now.epoch}"
+        return f"in batch {self._now.batch + 1} of epoch {self._now.epoch}"
+
+    @property
+    def epoch(self) -> int:
+        return self._now.epoch
+
     def listen(self) -> None:
         """From now on SIGTERM asks this attempt to stop at the next batch."""
         signal.signal(signal.SIGTERM, self._on_sigterm)

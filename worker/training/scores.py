@@ -1,9 +1,13 @@
 """What the test loop measures beside the loss: right answers for classes, distances for numbers."""
 
-from typing import Protocol
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor
+
+from worker.jobs.report import Pairs, accuracy, macro_f1
+
+_TOP: Final = 5
 
 
 class Scores(Protocol):
@@ -14,18 +18,43 @@ class Scores(Protocol):
         """The metrics by their names in a row."""
 
 
-class Accuracy:
-    """The share of pictures whose largest logit is their class's: 0 to 1."""
+class Answers:
+    """Which class was taken for which, from logits."""
 
-    def __init__(self) -> None:
-        self._correct, self._samples = torch.zeros((), dtype=torch.int64), 0
+    def __init__(self, classes: int) -> None:
+        self._classes = classes
+        self._pairs: list[Tensor] = []  # a number per picture: a matrix of 10,000 classes would take 800 MB
+        self._in_top5 = torch.zeros((), dtype=torch.int64)
 
     def update(self, pred: Tensor, y: Tensor) -> None:
-        self._correct = self._correct + (pred.argmax(1) == y).sum()
-        self._samples += len(y)
+        """`pred`: logits, N x classes; `y`: int64 N."""
+        self._pairs.append(y * self._classes + pred.argmax(1))
+        if self._classes > _TOP:
+            self._in_top5 = self._in_top5 + _in_top(pred, y).sum()
 
     def compute(self) -> dict[str, float]:
-        return {"test_accuracy": int(self._correct) / self._samples}
+        """The share of pictures whose largest logit is their class's, and of those where it is among the five largest
+        (for more than 5 classes); F1 averaged over the classes. Each is 0 to 1.
+        """
+        pairs = self.confusion()
+        scores = {"test_accuracy": accuracy(pairs), "test_f1": macro_f1(pairs, self._classes)}
+        if self._classes > _TOP:
+            scores["test_top5_accuracy"] = int(self._in_top5) / sum(pairs.values())
+        return scores
+
+    def confusion(self) -> Pairs:
+        """How many pictures have each (class, predicted class)."""
+        pairs, counts = torch.cat(self._pairs).unique(return_counts=True)  # type: ignore[no-untyped-call]
+        return {divmod(pair, self._classes): count for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True)}
+
+
+def _in_top(pred: Tensor, y: Tensor) -> Tensor:
+    """Whether each picture's class has one of its five largest logits: bool N. Of equal logits the first come first,
+    as in argmax. NaN is larger than every number, but a class whose own logit it is has none of the largest.
+    """
+    own, place = pred.gather(1, y[:, None]), torch.arange(pred.shape[1], device=pred.device)
+    ahead = ~(pred <= own) | ((pred == own) & (place < y[:, None]))
+    return ahead.sum(1) < _TOP
 
 
 class Distances:

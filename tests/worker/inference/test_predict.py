@@ -16,6 +16,7 @@ from worker.jobs.errors import BadImage, CheckpointCorrupt
 from worker.jobs.records import SavedCheckpoint
 from worker.jobs.spec import MLP, Spec
 from worker.jobs.wire import ClassPrediction, NumberPrediction
+from worker.networks import whole
 from worker.networks.build import build
 from worker.training import checkpoints
 from worker.training.checkpoints import Metadata
@@ -44,7 +45,7 @@ def save_network(
         dataset_sha256="",
         metrics={},
     )
-    return checkpoints.save(data_dir, metadata, 1, model, torch.optim.SGD(model.parameters(), lr=0.1))
+    return checkpoints.save(data_dir, metadata, 1, model.state_dict(), {})
 
 
 def png(pixels: torch.Tensor) -> bytes:
@@ -65,6 +66,35 @@ def test_an_uploaded_test_picture_gets_the_test_loops_own_probabilities(tmp_path
         assert answer.class_index == int(row.argmax())
         assert answer.label == CLASSES[answer.class_index]
         assert answer.probability == answer.top[0].probability
+
+
+def test_outputs_of_one_hot_targets_become_shares(tmp_path: Path) -> None:
+    """They are estimates of probabilities already, so a softmax would level them."""
+    spec = Spec.model_validate({"loss": {"name": "mse"}, "model": {"hidden": []}})
+    model = build(spec.model, channels=1, height=28, width=28, outputs=3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        list(model.parameters())[-1].copy_(torch.tensor([0.6, -0.1, 0.2]))
+    saved = save_network(tmp_path, 0, spec, model, ["a", "b", "c"], [])
+    ready = Models(tmp_path, 2**30).get(saved.path, saved.sha256)
+    answer = predict(ready, png(torch.zeros(28, 28, dtype=torch.uint8)), 3, max_pixels=10_000)
+    assert isinstance(answer, ClassPrediction)
+    assert [guess.label for guess in answer.top] == ["a", "c", "b"]
+    assert [guess.probability for guess in answer.top] == pytest.approx([0.75, 0.25, 0.0], abs=1e-6)
+
+
+def test_log_probabilities_give_the_probabilities_of_the_logits(tmp_path: Path) -> None:
+    spec = Spec.model_validate({"loss": {"name": "nll"}, "model": {"hidden": []}})
+    preprocessing = Preprocessing(channels=1, height=28, width=28, mean=[0.3], std=[0.4])
+    model = whole.network(spec, preprocessing, 3)
+    saved = save_network(tmp_path, 0, spec, model, ["a", "b", "c"], [])
+    ready = Models(tmp_path, 2**30).get(saved.path, saved.sha256)
+    pixels = torch.randint(256, (28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    answer = predict(ready, png(pixels), 3, max_pixels=10_000)
+    assert isinstance(answer, ClassPrediction)
+    logits = model[0](preprocessing.normalise(pixels[None, None]))[0]  # type: ignore[index]
+    assert [guess.probability for guess in answer.top] == pytest.approx(sorted(logits.softmax(0).tolist())[::-1])
 
 
 def test_top_k_is_cut_to_the_number_of_classes(tmp_path: Path) -> None:

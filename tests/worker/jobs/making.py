@@ -9,6 +9,7 @@ from worker.jobs.card import Card
 from worker.jobs.db import Database
 from worker.jobs.failures import Failure
 from worker.jobs.records import EpochResult, Progress, SavedCheckpoint
+from worker.jobs.report import Report, report_of
 from worker.jobs.spec import Spec
 from worker.jobs.tables import Job, Outcome, Phase, Status
 
@@ -32,7 +33,10 @@ def result(epoch: int = 1, **changed: Any) -> EpochResult:
     values: dict[str, Any] = {
         "train_loss": 2.0 / epoch,
         "test_loss": 2.5 / epoch,
+        "gradient_norm": 0.5,
+        "peak_memory_bytes": 3 * 2**30,
         "test_accuracy": 1 - 1 / (epoch + 1),
+        "test_f1": 1 - 1 / (epoch + 2),
         "learning_rate": 1e-3,
         "samples_per_second": 1000.0,
         "train_seconds": 3.0,
@@ -46,10 +50,16 @@ def saved(epoch: int = 1, attempt: int = 1, **changed: Any) -> SavedCheckpoint:
         "path": f"jobs/x/checkpoints/epoch-{epoch:06d}-attempt-{attempt}.safetensors",
         "sha256": f"{epoch:032x}{attempt:032x}",
         "bytes": 2_678_000,
+        "weights_sha256": f"{attempt:032x}{epoch:032x}",
         "state_path": f"jobs/x/checkpoints/epoch-{epoch:06d}-attempt-{attempt}.state.pt",
         "state_sha256": f"{attempt:032x}{epoch:032x}",
     }
     return SavedCheckpoint(**values | changed)
+
+
+def report(epoch: int = 1, wrong: int = 3) -> Report:
+    """Of two classes; `wrong` of 20 answers are."""
+    return report_of({(0, 0): 10 - wrong, (0, 1): wrong, (1, 1): 10}, ["cat", "dog"], epoch)
 
 
 def claim(db: Database, worker: str = "worker-1", lease_seconds: float = LEASE_SECONDS) -> Job:
@@ -58,11 +68,11 @@ def claim(db: Database, worker: str = "worker-1", lease_seconds: float = LEASE_S
     return job
 
 
-def running(db: Database, worker: str = "worker-1", lease_seconds: float = LEASE_SECONDS) -> Job:
+def running(db: Database, worker: str = "worker-1", lease_seconds: float = LEASE_SECONDS, **spec: Any) -> Job:
     """A job that was queued alone and claimed."""
     if not versions.newest(db):
         make_ready(db)
-    queue.enqueue(db, Spec())
+    queue.enqueue(db, Spec.model_validate(spec))
     return claim(db, worker, lease_seconds)
 
 

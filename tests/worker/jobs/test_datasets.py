@@ -193,8 +193,11 @@ def test_a_job_whose_dataset_turns_out_invalid_fails_with_its_reason(db: Databas
         (spec("shoes", 7), "#/dataset", "no such dataset"),
         (spec("mnist", 1), "#/dataset", "no such dataset"),
         (spec("broken"), "#/dataset", "one class only"),
-        (spec("shoes", loss={"name": "mse"}), "#/loss", "`cross_entropy`"),
         (spec("ages"), "#/loss", "`mse`"),
+        (spec("ages", loss={"name": "nll"}), "#/loss", "`mse`"),
+        (spec("shoes", loss={"class_weights": [1, 1, 1]}), "#/loss/class_weights", "3 weights for the 2 classes"),
+        (spec("shoes", early_stopping={"metric": "test_mae"}), "#/early_stopping/metric", "has no test_mae"),
+        (spec("shoes", checkpoints={"best_by": "test_top5_accuracy"}), "#/checkpoints/best_by", "more than 5"),
     ],
 )
 def test_a_spec_that_does_not_suit_its_dataset_is_refused(
@@ -213,6 +216,15 @@ def test_a_spec_that_does_not_suit_its_dataset_is_refused(
 def test_a_regression_is_trained_with_mse(db: Database) -> None:
     dataset = ready(db, "ages", task="regression")
     assert queue.enqueue(db, spec("ages", loss={"name": "mse"})).dataset_id == dataset.id
+
+
+def test_what_depends_on_classes_waits_until_they_are_known(db: Database) -> None:
+    upload(db)
+    wanted = spec(loss={"class_weights": [1, 1, 1]})
+    assert queue.enqueue(db, wanted).status == Status.QUEUED
+    datasets.set_ready(db, claim(db).id, 1, card(name="shoes"))
+    with pytest.raises(SpecRefused, match="3 weights for the 2 classes"):
+        queue.enqueue(db, wanted)
 
 
 @pytest.mark.parametrize("outcome", [*SPENT, Outcome.RELEASED])

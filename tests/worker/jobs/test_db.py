@@ -21,7 +21,7 @@ from sqlmodel import SQLModel
 
 import worker.jobs
 from tests.postgres import Server
-from tests.worker.jobs.making import BACKENDS, make_ready, running
+from tests.worker.jobs.making import BACKENDS, make_ready, record, running
 from worker.jobs import db as db_module
 from worker.jobs import queue, records, versions
 from worker.jobs.db import Database, journal_mode
@@ -297,12 +297,18 @@ def test_a_database_of_before_there_were_datasets_keeps_its_jobs(empty_url: str)
     assert (dataset.name, dataset.version, dataset.status) == ("fashion-mnist", 1, "uploaded")
     assert queue.get(db, OLD).dataset_id == dataset.id
     assert len(records.attempts(db, OLD)) == 1
-    assert [row.test_accuracy for row in records.epochs(db, OLD)] == [0.5]
+    (row,) = records.epochs(db, OLD)
+    assert (row.test_accuracy, row.test_f1, row.gradient_norm, row.peak_memory_bytes) == (0.5, None, None, None)
+    assert records.events(db, OLD) == []
+    assert records.checkpoints(db, OLD) == []
     assert queue.claim(db, "worker-1", 60) is None
     make_ready(db)
-    job = queue.claim(db, "worker-1", 60)
+    job = queue.claim(db, "worker-1", 60, cores=2)
     assert job is not None
-    assert job.id == OLD
+    assert (job.id, job.threads) == (OLD, 2)
+    record(db, job, 2, test_accuracy=0.4)
+    assert [(each.row.epoch, each.is_best) for each in records.checkpoints(db, OLD)] == [(2, True)]
+    assert Spec.model_validate(job.spec) == Spec()
     db.close()
 
 

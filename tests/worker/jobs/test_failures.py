@@ -59,6 +59,13 @@ def test_a_failure_tells_what_the_error_says_and_what_was_being_done() -> None:
     }
 
 
+def test_a_failure_suggests_what_the_error_suggests() -> None:
+    error = errors.Diverged("The loss became nan.", suggestion="Lower the learning rate.")
+    failure = Failure.of(error)
+    assert (failure.message, failure.suggestion) == ("The loss became nan.", "Lower the learning rate.")
+    assert Failure.of(errors.OutOfMemory(suggestion="Take less.")).message == errors.OutOfMemory().detail
+
+
 @pytest.mark.parametrize(
     ("exit_code", "code", "name", "words"),
     [

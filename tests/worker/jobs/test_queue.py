@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -129,6 +130,97 @@ def test_only_queued_jobs_are_claimed(db: Database, status: Status) -> None:
     assert everything(db) == before
 
 
+def _threads(db: Database, **left: Any) -> int | None:
+    """Of the job that a worker with this left takes; None when it takes none."""
+    is_to_take = queue.has_waiting(db, **{name: value for name, value in left.items() if name != "slots"})
+    job = queue.claim(db, "worker-1", LEASE_SECONDS, **left)
+    assert is_to_take is (job is not None)
+    return None if job is None else queue.get(db, job.id).threads
+
+
+@pytest.mark.parametrize(
+    ("waiting", "cores", "slots", "threads"),
+    [
+        (1, 2, 2, 2),
+        (2, 2, 2, 1),
+        (3, 2, 2, 1),
+        (1, 1, 1, 1),
+        (5, 1, 1, 1),
+        (1, 16, 4, 16),
+        (2, 16, 4, 8),
+        (3, 16, 4, 5),
+        (4, 16, 4, 4),
+        (9, 16, 4, 4),
+        (9, 16, 1, 16),
+        (9, 2, 64, 1),
+        (1, 0, 1, 1),
+    ],
+)
+def test_jobs_that_wait_share_the_cores(db: Database, waiting: int, cores: int, slots: int, threads: int) -> None:
+    _queue_many(db, waiting)
+    assert _threads(db, cores=cores, slots=slots) == threads
+
+
+def test_all_that_wait_get_cores_and_the_rest_waits_for_them(db: Database) -> None:
+    _queue_many(db, 3)
+    assert _threads(db, cores=2, slots=2) == 1
+    assert _threads(db, cores=1, slots=1, is_idle=False) == 1
+    assert _threads(db, cores=0, slots=1, is_idle=False) is None
+
+
+def test_a_job_whose_dataset_is_not_ready_takes_no_share(db: Database) -> None:
+    queue.enqueue(db, Spec())
+    queue.enqueue(db, Spec.model_validate({"dataset": {"name": "mnist"}}))
+    assert _threads(db, cores=2, slots=2) == 2
+
+
+def test_threads_are_decided_once(db: Database) -> None:
+    queue.enqueue(db, Spec())
+    assert queue.get(db, queue.jobs(db)[0][0].id).threads is None
+    job = queue.claim(db, "worker-1", LEASE_SECONDS, cores=4, slots=4)
+    assert job is not None
+    assert job.threads == 4
+    for outcome in (Outcome.RELEASED, Outcome.KILLED):
+        finish(db, job, outcome)
+        assert _threads(db, cores=16, slots=4) == 4
+        job = queue.get(db, job.id)
+
+
+@pytest.mark.parametrize("threads", [1, 3, 64])
+def test_threads_that_were_asked_for_are_given(db: Database, threads: int) -> None:
+    queue.enqueue(db, Spec(threads=threads))
+    assert _threads(db, cores=2, slots=2) == threads
+
+
+def test_a_job_waits_for_its_cores_and_no_younger_one_overtakes_it(db: Database) -> None:
+    big, small = queue.enqueue(db, Spec(threads=3)), queue.enqueue(db, Spec(threads=1))
+    before = everything(db)
+    for cores in (0, 1, 2):
+        assert _threads(db, cores=cores, slots=1, is_idle=False) is None
+    assert everything(db) == before
+    assert _threads(db, cores=3, slots=1, is_idle=False) == 3
+    assert queue.get(db, big.id).status == Status.RUNNING
+    assert _threads(db, cores=1, slots=1, is_idle=False) == 1
+    assert queue.get(db, small.id).status == Status.RUNNING
+
+
+def test_a_pinned_job_waits_like_one_that_asked(db: Database) -> None:
+    queue.enqueue(db, Spec())
+    job = queue.claim(db, "worker-1", LEASE_SECONDS, cores=4, slots=4)
+    assert job is not None
+    finish(db, job, Outcome.RELEASED)
+    assert _threads(db, cores=3, slots=3, is_idle=False) is None
+    assert _threads(db, cores=2, slots=2, is_idle=True) == 4  # another machine: better slow than never
+
+
+def test_a_job_of_another_time_gets_its_threads_too(db: Database) -> None:
+    """Its stored spec has none of the fields that came later."""
+    job = queue.enqueue(db, Spec())
+    with db.write() as session:
+        session.get_one(Job, job.id).spec = {"epochs": 5}
+    assert _threads(db, cores=2, slots=2) == 2
+
+
 def test_a_claim_says_who_owns_the_job_and_until_when(db: Database) -> None:
     queue.enqueue(db, Spec())
     assert queue.has_waiting(db)
@@ -162,6 +254,7 @@ def test_eight_workers_get_every_attempt_exactly_once(db: Database) -> None:
     def work(number: int) -> None:
         while (job := queue.claim(db, f"worker-{number}", LEASE_SECONDS)) is not None:
             got.append((job.id, job.attempt))
+            assert job.threads == 1
             if job.id in given_back and job.attempt == 1:
                 finish(db, job, Outcome.RELEASED)
 

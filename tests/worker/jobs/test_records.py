@@ -17,6 +17,7 @@ from tests.worker.jobs.making import (
     job_with_status,
     progress,
     record,
+    report,
     result,
     running,
     saved,
@@ -25,7 +26,7 @@ from worker.jobs import queue, records, workers
 from worker.jobs.db import Database
 from worker.jobs.errors import NotFound, NotReady, StaleAttempt
 from worker.jobs.spec import Spec
-from worker.jobs.tables import TERMINAL, Epoch, Outcome, Phase, Status
+from worker.jobs.tables import TERMINAL, Epoch, EventKind, Outcome, Phase, Status
 
 Write = Callable[[Database, str, int], object]
 WRITES: dict[str, Write] = {
@@ -33,7 +34,10 @@ WRITES: dict[str, Write] = {
     "record_first_batch": lambda db, job_id, attempt: records.record_first_batch(db, job_id, attempt, progress()),
     "record_progress": lambda db, job_id, attempt: records.record_progress(db, job_id, attempt, progress()),
     "record_epoch": lambda db, job_id, attempt: records.record_epoch(
-        db, job_id, attempt, result(), saved(), progress()
+        db, job_id, attempt, result(), saved(), progress(), report()
+    ),
+    "record_event": lambda db, job_id, attempt: records.record_event(
+        db, job_id, attempt, 1, EventKind.DIVERGED, "The loss became nan."
     ),
     "finish": lambda db, job_id, attempt: queue.finish(db, job_id, attempt, Outcome.SUCCEEDED, max_attempts=3),
 }
@@ -204,6 +208,48 @@ def test_a_loss_that_is_not_finite_is_null_and_named(
     assert (row.train_loss, row.test_loss, row.non_finite) == stored
 
 
+@pytest.mark.parametrize(
+    "metric", ["gradient_norm", "test_accuracy", "test_top5_accuracy", "test_f1", "test_mae", "test_r2"]
+)
+def test_any_metric_that_is_not_finite_is_null_and_named(db: Database, metric: str) -> None:
+    job = running(db)
+    record(db, job, 1, **{metric: math.inf})
+    record(db, job, 2, **{metric: 0.25})
+    assert [(getattr(row, metric), row.non_finite) for row in records.epochs(db, job.id)] == [
+        (None, "inf"),
+        (0.25, None),
+    ]
+
+
+def test_the_report_is_the_newest_epochs(db: Database) -> None:
+    job, other = running(db), running(db)
+    for epoch in (1, 2):
+        records.record_epoch(db, job.id, 1, result(epoch), saved(epoch), progress(epoch), report(epoch, wrong=epoch))
+        assert records.report(db, job.id) == report(epoch, wrong=epoch)
+    finish(db, job, Outcome.KILLED)
+    second = claim(db)
+    records.record_epoch(db, job.id, second.attempt, result(2), saved(2, 2), progress(2), report(2, wrong=7))
+    assert records.report(db, job.id) == report(2, wrong=7)
+    records.record_epoch(db, other.id, 1, result(1), saved(1), progress(1), report(1, wrong=9))
+    assert records.report(db, job.id) == report(2, wrong=7)
+
+
+def test_without_a_report_it_is_not_ready(db: Database) -> None:
+    job = running(db)
+    record(db, job, 1)  # as a regression does
+    with pytest.raises(NotReady, match=r"comes with the first epoch\. Regression has none"):
+        records.report(db, job.id)
+
+
+def test_an_epoch_that_is_refused_leaves_the_report_and_the_checkpoints_as_they_were(db: Database) -> None:
+    job = running(db, checkpoints={"keep": "last"})
+    records.record_epoch(db, job.id, 1, result(1), saved(1), progress(1), report(1))
+    before = everything(db)
+    with pytest.raises(IntegrityError):
+        records.record_epoch(db, job.id, 1, result(2), saved(2, sha256=None), progress(2), report(2))
+    assert everything(db) == before
+
+
 def test_epochs_are_read_from_a_cursor(db: Database) -> None:
     job = running(db)
     for epoch in range(1, 6):
@@ -217,6 +263,8 @@ def test_epochs_are_read_from_a_cursor(db: Database) -> None:
     assert seqs(since=1, limit=2) == [2, 3]
     assert seqs(since=5) == seqs(since=99) == []
     assert records.epochs(db, "0" * 24) == []
+    assert records.checkpoints(db, "0" * 24) == []
+    assert records.events(db, "0" * 24) == []
 
 
 def _accuracies(db: Database, *accuracies: float) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
+import worker.jobs.settings
 from worker.jobs.settings import Settings
 
 KEY = "a-key-of-sixteen"
@@ -20,7 +21,7 @@ def test_without_variables_the_service_is_for_this_machine_only() -> None:
     settings = Settings()
     assert (settings.host, settings.port, settings.is_exposed) == ("127.0.0.1", 8000, False)
     assert settings.api_key is None
-    assert settings.max_attempts == 3
+    assert (settings.max_attempts, settings.slots) == (3, None)
     assert settings.resolved_database_url == f"sqlite:///{Path.cwd() / 'epochd-data' / 'epochd.db'}"
 
 
@@ -85,6 +86,26 @@ def test_an_impossible_setting_is_refused_by_its_name(monkeypatch: pytest.Monkey
     with pytest.raises(ValidationError) as caught:
         Settings()
     assert [each["loc"] for each in caught.value.errors()] == [(name.lower(),)]
+
+
+@pytest.mark.parametrize(
+    ("devices", "slots"),
+    [
+        ([], 6),
+        (["null", "nvidiactl", "nvidia-uvm", "nvidia-caps"], 6),
+        (["nvidia0", "nvidiactl"], 1),
+        (["nvidia12"], 1),
+    ],
+)
+def test_a_worker_has_a_slot_a_core_and_one_where_there_is_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, devices: list[str], slots: int
+) -> None:
+    for name in devices:
+        (tmp_path / name).touch()
+    monkeypatch.setattr(worker.jobs.settings, "_DEVICES", tmp_path)
+    monkeypatch.setattr(worker.jobs.settings, "cores", lambda: 6)
+    assert Settings().resolved_slots == slots
+    assert Settings(slots=3).resolved_slots == 3
 
 
 def test_a_lease_outlives_two_heartbeats() -> None:

@@ -5,11 +5,11 @@ from sqlalchemy import CheckConstraint, text
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import SQLModel
 
-from tests.worker.jobs.making import everything, job_with_status, record, running
+from tests.worker.jobs.making import everything, job_with_status, progress, record, report, result, running, saved
 from worker.jobs import queue, records
 from worker.jobs.db import Database
 from worker.jobs.spec import Spec
-from worker.jobs.tables import Outcome, Phase, Status
+from worker.jobs.tables import EventKind, Job, Outcome, Phase, Status
 
 _TIME = "'2026-01-01 00:00:00.000000'"
 VIOLATIONS = {
@@ -39,6 +39,9 @@ VIOLATIONS = {
         f"UPDATE attempts SET ended_at = {_TIME}",
         "UPDATE attempts SET outcome = 'killed'",
     ],
+    "events_kind_known": [
+        f"INSERT INTO events SELECT id, 1, {_TIME}, 1, 1, 'bored', 'It is.' FROM jobs",
+    ],
 }
 
 
@@ -52,6 +55,12 @@ def _queued_job_with_an_attempt(db: Database) -> str:
             {"job_id": job.id},
         )
     return job.id
+
+
+def _leave_everything(db: Database, job: Job) -> None:
+    """What an attempt can leave behind."""
+    records.record_epoch(db, job.id, job.attempt, result(1), saved(1), progress(1), report(1))
+    records.record_event(db, job.id, job.attempt, 1, EventKind.MICRO_BATCH, "It did not fit.")
 
 
 def test_the_table_of_violations_is_whole() -> None:
@@ -78,21 +87,24 @@ def test_every_member_of_the_enums_is_accepted(db: Database) -> None:
             session.execute(text("UPDATE jobs SET phase = :phase"), {"phase": phase})
         for outcome in Outcome:
             session.execute(text(f"UPDATE attempts SET outcome = :outcome, ended_at = {_TIME}"), {"outcome": outcome})
-
-
-@pytest.mark.parametrize("table", ["attempts", "transitions", "epochs", "checkpoints"])
-def test_nothing_belongs_to_a_job_that_is_not_there(db: Database, table: str) -> None:
     job = running(db)
-    record(db, job, 1)
+    for kind in EventKind:
+        records.record_event(db, job.id, 1, 1, kind, "It happened.")
+    assert [each.kind for each in records.events(db, job.id)] == list(EventKind)
+
+
+@pytest.mark.parametrize("table", ["attempts", "transitions", "epochs", "checkpoints", "events", "reports"])
+def test_nothing_belongs_to_a_job_that_is_not_there(db: Database, table: str) -> None:
+    _leave_everything(db, running(db))
     with pytest.raises(IntegrityError), db.write() as session:
         session.execute(text(f"UPDATE {table} SET job_id = 'nobody'"))
 
 
 def test_what_belongs_to_a_job_goes_with_it(db: Database) -> None:
-    record(db, running(db), 1)
+    _leave_everything(db, running(db))
     before = everything(db)
     job = running(db)
-    record(db, job, 1)
+    _leave_everything(db, job)
     with db.write() as session:
         session.execute(text("DELETE FROM jobs WHERE id = :id"), {"id": job.id})
     assert everything(db) == before

@@ -3,7 +3,7 @@
 import pytest
 
 from worker.jobs import wire
-from worker.jobs.wire import LENGTHS, ClassPrediction, Guess, NumberPrediction, PredictAnswer, PredictRequest
+from worker.jobs.wire import LENGTHS, Answer, ClassPrediction, Guess, NumberPrediction, PredictRequest
 
 
 def test_a_frame_is_two_lengths_a_head_and_a_body() -> None:
@@ -30,7 +30,7 @@ GUESS = Guess(class_index=9, label="Ankle boot", probability=0.1 + 0.2)
     ],
 )
 def test_an_answer_without_a_body_ends_with_its_head(prediction: ClassPrediction | NumberPrediction) -> None:
-    frame = wire.pack(PredictAnswer(id=1, prediction=prediction))
+    frame = wire.pack(Answer(id=1, prediction=prediction))
     head_bytes, body_bytes = LENGTHS.unpack(frame[: LENGTHS.size])
     assert (body_bytes, len(frame)) == (0, LENGTHS.size + head_bytes)
-    assert PredictAnswer.model_validate_json(frame[LENGTHS.size :]).prediction == prediction
+    assert Answer.model_validate_json(frame[LENGTHS.size :]).prediction == prediction

@@ -21,7 +21,7 @@ from worker.jobs.settings import Settings
 from worker.jobs.spec import MLP, Spec
 from worker.jobs.tables import Job, Outcome, Status
 from worker.training import attempt as training
-from worker.training import checkpoints, progress
+from worker.training import checkpoints, engine, losses, progress
 
 SPEC = Spec(model=MLP(hidden=[16], dropout=0.25), epochs=4)
 Run = Callable[..., tuple[int, Job]]
@@ -83,7 +83,9 @@ def test_an_attempt_trains_records_and_settles_its_job(settings: Settings, db: D
     assert (code, job.status) == (EXIT_DONE, Status.SUCCEEDED)
     assert [row.epoch for row in records.epochs(db, job.id)] == [1, 2, 3, 4]
     assert [row.seq for row in records.epochs(db, job.id)] == [1, 2, 3, 4]
-    assert len(records.checkpoints(db, job.id)) == 4
+    kept = records.checkpoints(db, job.id)
+    assert len({each.row.weights_sha256 for each in kept}) == 4
+    assert records.report(db, job.id).epoch == 4
     (tried,) = records.attempts(db, job.id)
     assert tried.outcome == Outcome.SUCCEEDED
     assert tried.first_batch_at is not None
@@ -228,7 +230,7 @@ def test_an_unexpected_error_keeps_its_traceback_for_the_log_and_a_sentence_for_
     settings: Settings, db: Database, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ready_tiny(db, settings.data_dir)
-    monkeypatch.setattr(training, "test_loop", lambda *_: 1 / 0)
+    monkeypatch.setattr(engine, "test_loop", lambda *_: 1 / 0)
     queue.enqueue(db, SPEC)
     _, job = run()
     assert job.status == Status.FAILED
@@ -256,6 +258,136 @@ def test_an_attempt_that_lost_its_job_leaves_and_writes_nothing_more(
     job = queue.get(db, job_id)
     assert (job.status, job.attempt) == (Status.RUNNING, 2)
     assert records.epochs(db, job_id) == []
+
+
+def submit(db: Database, **fields: Any) -> str:
+    return queue.enqueue(db, Spec.model_validate({"model": {"hidden": [16]}} | fields)).id
+
+
+def files_of(settings: Settings, job_id: str) -> list[str]:
+    return sorted(path.name for path in (settings.data_dir / "jobs" / job_id / "checkpoints").iterdir())
+
+
+def test_only_the_checkpoints_that_the_spec_keeps_stay_on_the_disk(settings: Settings, db: Database, run: Run) -> None:
+    ready_tiny(db, settings.data_dir)
+    job_id = submit(db, checkpoints={"keep": "last"}, epochs=3)
+    run()
+    assert files_of(settings, job_id) == ["epoch-000003-attempt-1.safetensors", "epoch-000003-attempt-1.state.pt"]
+    assert [kept.row.epoch for kept in records.checkpoints(db, job_id)] == [3]
+    assert [row.epoch for row in records.epochs(db, job_id)] == [1, 2, 3]
+
+
+def test_a_training_that_no_longer_gets_better_ends_early_and_has_succeeded(
+    settings: Settings, db: Database, run: Run
+) -> None:
+    ready_tiny(db, settings.data_dir)
+    early = {"metric": "test_accuracy", "patience": 2, "min_delta": 1.0}  # the first epoch is never beaten
+    job_id = submit(db, early_stopping=early, epochs=9)
+    _, job = run()
+    assert job.status == Status.SUCCEEDED
+    assert [row.epoch for row in records.epochs(db, job_id)] == [1, 2, 3]
+    (event,) = records.events(db, job_id)
+    assert (event.kind, event.epoch) == ("stopped_early", 3)
+    assert event.detail == "test_accuracy has not got better for 2 epochs; stopped after epoch 3."
+
+
+def test_early_stopping_counts_the_epochs_before_an_interruption(
+    settings: Settings, db: Database, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready_tiny(db, settings.data_dir)
+    early = {"metric": "test_accuracy", "patience": 2, "min_delta": 1.0}
+    job_id = submit(db, early_stopping=early, epochs=9)
+    with monkeypatch.context() as patch:
+        stop_after(9 + 9 + 3, patch)
+        _, job = run()
+    queue.finish(db, job.id, job.attempt, Outcome.RELEASED, max_attempts=3)
+    _, job = run()
+    assert job.status == Status.SUCCEEDED
+    assert [row.epoch for row in records.epochs(db, job_id)] == [1, 2, 3]
+
+
+def test_a_loss_that_explodes_fails_the_job_and_keeps_what_was_finite(
+    settings: Settings, db: Database, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready_tiny(db, settings.data_dir)
+    job_id = submit(db)
+    real = losses.AverageLoss.__call__
+    calls = 0
+
+    def explode(self: losses.AverageLoss, pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return real(self, pred * (math.inf if calls == 8 + 3 else 1), y)
+
+    monkeypatch.setattr(losses.AverageLoss, "__call__", explode)
+    _, job = run()
+    assert job.status == Status.FAILED
+    error = error_of(job)
+    assert (error["code"], error["phase"]) == ("diverged", "training")
+    assert error["message"] == "The loss became nan in batch 3 of epoch 2."
+    assert error["suggestion"] == "Lower the learning rate (now 0.001), or clip the gradient."
+    assert [kept.row.epoch for kept in records.checkpoints(db, job_id)] == [1]
+    (event,) = records.events(db, job_id)
+    assert (event.kind, event.epoch) == ("diverged", 2)
+
+
+def test_a_batch_that_does_not_fit_is_an_event_and_changes_no_curve(
+    settings: Settings, db: Database, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready_tiny(db, settings.data_dir)
+    fields: dict[str, Any] = {"batch_size": 64, "epochs": 2, "optimizer": {"lr": 0.1}}
+    whole = submit(db, **fields)
+    run()
+    in_parts = submit(db, accumulation=4, **fields)
+    run()
+
+    real = torch.nn.Linear.forward
+
+    def narrow(self: torch.nn.Linear, X: torch.Tensor) -> torch.Tensor:
+        if self.training and len(X) > 16:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
+        return real(self, X)
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", narrow)
+    healed = submit(db, **fields)
+    run()
+    curves = {job_id: [row.train_loss for row in records.epochs(db, job_id)] for job_id in (whole, in_parts, healed)}
+    assert curves[healed] == curves[in_parts]
+    assert curves[healed] == pytest.approx(curves[whole], abs=1e-5)
+    events = records.events(db, healed)
+    assert [event.kind for event in events] == ["micro_batch", "micro_batch"]
+    assert events[0].detail.startswith("64 pictures at once did not fit into memory; from here on 32 go")
+    assert events[1].detail.startswith("32 pictures at once did not fit into memory; from here on 16 go")
+    assert records.events(db, whole) == []
+
+
+def test_weights_to_begin_with_that_are_missing_fail_the_job(settings: Settings, db: Database, run: Run) -> None:
+    ready_tiny(db, settings.data_dir)
+    submit(db, model={"name": "squeezenet1_1", "weights": "mine"})
+    _, job = run()
+    assert (job.status, error_of(job)["code"]) == (Status.FAILED, "weights_missing")
+    assert str(settings.data_dir) not in error_of(job)["message"]
+
+
+def test_a_checkpoint_of_one_job_is_what_another_begins_with(settings: Settings, db: Database, run: Run) -> None:
+    ready_tiny(db, settings.data_dir)
+    model = {"name": "squeezenet1_1"}
+    first = submit(db, model=model, epochs=1)
+    run()
+    (settings.data_dir / "weights").mkdir()
+    row = records.checkpoint(db, first, "last").row
+    shutil.copy(settings.data_dir / row.path, settings.data_dir / "weights" / "mine.safetensors")
+    second = submit(db, model=model | {"weights": "mine"}, epochs=1, optimizer={"lr": 1e-30})
+    run()
+    assert records.checkpoint(db, second, "last").row.weights_sha256 == row.weights_sha256
+
+
+def test_threads_are_those_that_the_claim_pinned(settings: Settings, db: Database, run: Run) -> None:
+    ready_tiny(db, settings.data_dir)
+    submit(db, threads=1, epochs=1)
+    _, job = run()
+    assert job.provenance is not None
+    assert job.provenance["threads"] == job.threads == 1
 
 
 def error_of(job: Job) -> dict[str, Any]:

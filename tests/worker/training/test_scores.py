@@ -4,10 +4,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worker.training.scores import Accuracy, Distances, Scores
+from worker.training.scores import Answers, Distances, Scores
 
 SIZES = [7, 1, 64, 28]  # of batches, which need not be even
 N = sum(SIZES)
@@ -39,14 +41,79 @@ def test_accuracy_is_the_share_of_right_answers() -> None:
     pred, y = torch.randn(N, 4, generator=generator), torch.randint(4, (N,), generator=generator)
     expected = float((pred.numpy().argmax(axis=1) == y.numpy()).mean())
     assert 0.1 < expected < 0.9
-    assert computed(Accuracy(), pred, y) == {"test_accuracy": expected}
+    assert computed(Answers(4), pred, y)["test_accuracy"] == expected
 
 
 @pytest.mark.parametrize(("right", "expected"), [(True, 1.0), (False, 0.0)])
-def test_accuracy_goes_from_0_to_1(right: bool, expected: float) -> None:
+def test_accuracy_and_f1_go_from_0_to_1(right: bool, expected: float) -> None:
     y = torch.arange(N) % 3
     answers = y if right else (y + 1) % 3
-    assert computed(Accuracy(), torch.eye(3)[answers], y) == {"test_accuracy": expected}
+    assert computed(Answers(3), torch.eye(3)[answers], y) == {"test_accuracy": expected, "test_f1": expected}
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.lists(st.integers(0, 3), min_size=7, max_size=7)), min_size=1))
+@settings(deadline=None)
+def test_scores_are_those_of_counting_picture_by_picture_also_among_equal_logits(
+    pictures: list[tuple[int, list[int]]],
+) -> None:
+    answers = Answers(7)
+    for true, logits in pictures:
+        answers.update(torch.tensor([logits], dtype=torch.float32), torch.tensor([true]))
+    ranked = [sorted(range(7), key=lambda index: -logits[index]) for _, logits in pictures]  # equal ones as they lie
+    ranks = [ranking.index(true) for (true, _), ranking in zip(pictures, ranked, strict=True)]
+    asked = [(true, ranking[0]) for (true, _), ranking in zip(pictures, ranked, strict=True)]
+    assert answers.confusion() == {pair: asked.count(pair) for pair in asked}
+    scores = answers.compute()
+    assert scores.pop("test_accuracy") == ranks.count(0) / len(ranks)
+    assert scores.pop("test_top5_accuracy") == sum(rank < 5 for rank in ranks) / len(ranks)
+    assert scores == {"test_f1": pytest.approx(plain_f1(asked))}
+
+
+def plain_f1(asked: list[tuple[int, int]]) -> float:
+    """Averaged over the classes that occur among (class, predicted class)."""
+    found = []
+    for label in {label for pair in asked for label in pair}:
+        right = asked.count((label, label))
+        precision = right / max(1, sum(predicted == label for _, predicted in asked))
+        recall = right / max(1, sum(true == label for true, _ in asked))
+        found.append(2 * precision * recall / (precision + recall) if right else 0.0)
+    return sum(found) / len(found)
+
+
+def test_batches_of_any_size_make_the_same_scores() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pred, y = torch.randn(N, 8, generator=generator), torch.randint(8, (N,), generator=generator)
+    whole = Answers(8)
+    whole.update(pred, y)
+    assert computed(Answers(8), pred, y) == whole.compute()
+
+
+def test_five_answers_are_told_only_of_more_than_five_classes() -> None:
+    y = torch.arange(N) % 5
+    assert "test_top5_accuracy" not in computed(Answers(5), torch.eye(5)[y], y)
+    assert "test_top5_accuracy" in computed(Answers(6), torch.eye(6)[y], y)
+
+
+def test_a_logit_that_is_no_number_is_not_among_the_five_largest() -> None:
+    y = torch.arange(N) % 7
+    pred = torch.eye(7)[y]
+    pred[torch.arange(N), y] = math.nan
+    assert computed(Answers(7), pred, y)["test_top5_accuracy"] == 0.0
+    assert computed(Answers(7), torch.full((N, 7), math.nan), y)["test_top5_accuracy"] == 0.0
+
+
+def test_ten_thousand_classes_need_no_matrix() -> None:
+    answers = Answers(10_000)
+    y = torch.tensor([9_999, 0, 5])
+    pred = torch.zeros(3, 10_000)
+    pred[torch.arange(3), torch.tensor([9_999, 9_998, 5])] = 1.0
+    answers.update(pred, y)
+    assert answers.confusion() == {(9_999, 9_999): 1, (0, 9_998): 1, (5, 5): 1}
+    assert answers.compute() == {
+        "test_accuracy": 2 / 3,
+        "test_top5_accuracy": 1.0,  # of equal logits the first come first: class 0 is second
+        "test_f1": pytest.approx(2 / 4),
+    }
 
 
 @pytest.mark.parametrize("targets", [1, 3])

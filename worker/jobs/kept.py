@@ -1,0 +1,53 @@
+"""Which of a job's checkpoints is the best, and which of them stay: what the spec's `checkpoints` says, as queries."""
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, delete, func, select
+from sqlmodel import Session, col
+
+from .spec import LOWER_IS_BETTER, Checkpoints, Metric
+from .tables import Checkpoint, Epoch, Job
+
+WITH_METRICS = (col(Epoch.job_id) == col(Checkpoint.job_id)) & (col(Epoch.epoch) == col(Checkpoint.epoch))
+
+
+def policy(session: Session, job_id: str) -> Checkpoints:
+    """The spec's. A job of before there was a choice keeps all; nothing else of its spec has to be readable."""
+    spec: dict[str, Any] | None = session.execute(select(col(Job.spec)).where(col(Job.id) == job_id)).scalar()
+    return Checkpoints.model_validate((spec or {}).get("checkpoints", {}))
+
+
+def best(job_id: str, best_by: Metric | None) -> Select[int]:
+    """The epoch of the best checkpoint. A metric that is null is the worst; of equals, the earliest is the best."""
+    return (
+        select(col(Checkpoint.epoch))
+        .join(Epoch, WITH_METRICS)
+        .where(col(Checkpoint.job_id) == job_id)
+        .order_by(_goodness(best_by).desc().nulls_last(), col(Checkpoint.epoch))
+        .limit(1)
+        .correlate(None)  # it stands alone, also inside a query for checkpoints
+    )
+
+
+def prune(session: Session, job_id: str) -> list[str]:
+    """Deletes the rows of checkpoints that do not stay. Returns the paths of weights and state of those that do."""
+    what = policy(session, job_id)
+    if what.keep != "all":
+        epoch = col(Checkpoint.epoch)
+        stays = {session.execute(select(func.max(epoch)).where(col(Checkpoint.job_id) == job_id)).scalar_one()}
+        if what.keep != "last":
+            stays.add(session.execute(best(job_id, what.best_by)).scalar_one())
+        goes = delete(Checkpoint).where(col(Checkpoint.job_id) == job_id, epoch.not_in(stays))
+        if what.keep == "every":
+            goes = goes.where(epoch % what.every != 0)
+        session.execute(goes, execution_options={"synchronize_session": False})
+    files = select(col(Checkpoint.path), col(Checkpoint.state_path)).where(col(Checkpoint.job_id) == job_id)
+    return [path for row in session.execute(files) for path in row]
+
+
+def _goodness(best_by: Metric | None) -> ColumnElement[float]:
+    """More is better. Unset, it is accuracy where there are classes, and else the loss."""
+    if best_by is None:
+        return func.coalesce(col(Epoch.test_accuracy), -col(Epoch.test_loss))
+    column: ColumnElement[float] = getattr(Epoch, best_by)
+    return -column if best_by in LOWER_IS_BETTER else column

@@ -1,0 +1,84 @@
+"""Which arithmetic computes: the fastest exact one, or the one that a spec's precision asks for."""
+
+import time
+from typing import Final, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+
+Arithmetic = Literal["highest", "medium"]
+EXACT_ERROR: Final = 1e-6  # of fp32 products against fp64, relative to their size
+_FASTER: Final = 1.2  # by less it is not worth other last digits
+_ROUNDS: Final = 20
+_AUTOCAST: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def probe() -> Arithmetic:
+    """Which setting of torch's fp32 products is both exact and fastest on this CPU.
+
+    "medium" lets oneDNN take over from MKL, which on CPUs that are not Intel's runs at half speed; but on CPUs with
+    AMX it means bf16 (pytorch/pytorch#125386), so the error is measured. Runs parallel operations: never call it in
+    a process that will fork.
+    """
+    before = torch.get_float32_matmul_precision()
+    generator = torch.Generator().manual_seed(0)
+    left, right = torch.randn(256, 784, generator=generator), torch.randn(784, 512, generator=generator)
+    try:
+        error, seconds = _measure("medium", left, right)
+        exact_seconds = _measure("highest", left, right)[1]
+    finally:
+        torch.set_float32_matmul_precision(before)
+    return "medium" if error < EXACT_ERROR and seconds * _FASTER < exact_seconds else "highest"
+
+
+def use(arithmetic: Arithmetic, precision: str, device: torch.device) -> None:
+    """For the whole process."""
+    if device.type == "cpu":
+        torch.set_float32_matmul_precision(arithmetic)
+        return
+    kind = "tf32" if precision == "tf32" else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = kind
+    torch.backends.cudnn.conv.fp32_precision = kind  # type: ignore[attr-defined]
+
+
+def scaler(precision: str, device: torch.device) -> GradScaler | None:
+    """fp16 has so few exponents that small gradients would vanish: they are computed from a scaled loss."""
+    return GradScaler(device.type) if precision == "fp16" else None
+
+
+class Mixed(nn.Module):
+    """A network that computes in bf16 or fp16 where torch's autocast finds that safe. Weights and output are fp32."""
+
+    def __init__(self, network: nn.Module, precision: str, device: torch.device) -> None:
+        super().__init__()
+        self.network = network
+        self._dtype, self._device_type = _AUTOCAST[precision], device.type
+
+    def forward(self, X: Tensor) -> Tensor:
+        with torch.autocast(self._device_type, self._dtype):
+            pred: Tensor = self.network(X)
+        return pred.float()
+
+
+def in_precision(network: nn.Module, precision: str, device: torch.device) -> nn.Module:
+    return Mixed(network, precision, device) if precision in _AUTOCAST else network
+
+
+def memory_format(network: nn.Module) -> torch.memory_format:
+    """Convolutions are fastest where a pixel's channels lie together."""
+    is_convolutional = any(isinstance(module, nn.Conv2d) for module in network.modules())
+    return torch.channels_last if is_convolutional else torch.contiguous_format
+
+
+def _measure(arithmetic: Arithmetic, left: Tensor, right: Tensor) -> tuple[float, float]:
+    """Relative error against fp64 (in the Frobenius norm), and the shortest time."""
+    torch.set_float32_matmul_precision(arithmetic)
+    exact = left.double() @ right.double()
+    error = float(((left @ right).double() - exact).norm() / exact.norm())
+    seconds = []
+    for _ in range(_ROUNDS):
+        started = time.perf_counter()
+        left @ right
+        seconds.append(time.perf_counter() - started)
+    return error, min(seconds)

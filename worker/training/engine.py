@@ -1,0 +1,200 @@
+"""What an attempt trains with, and one epoch of it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from worker.datasets.opening import Prepared
+from worker.datasets.pictures import Preprocessing
+from worker.jobs.card import Task
+from worker.jobs.errors import Diverged, OutOfMemory
+from worker.jobs.records import EpochResult
+from worker.jobs.report import Report, report_of
+from worker.jobs.spec import Spec
+
+from . import arithmetic, memory, optim
+from .accumulation import Accumulation
+from .augmentation import Augment, augments
+from .batches import Batches, resident, test_batch_size
+from .loops import test_loop
+from .losses import AverageLoss, finite, loss_function
+from .order import derived_seed, epoch_order, lying_order
+from .progress import Reporter
+from .schedules import Schedule
+from .scores import Answers, Distances
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What an epoch gave."""
+
+    result: EpochResult
+    report: Report | None  # of classification
+
+
+class Engine:
+    """The network with all that trains it, on its device."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        data: Prepared,
+        preprocessing: Preprocessing,
+        network: nn.Module,
+        device: torch.device,
+        on_smaller: Callable[[int, int], None],
+    ) -> None:
+        """`network`: on the CPU, with its first weights. `on_smaller`: see `Accumulation`."""
+        self._spec, self._preprocessing, self._device = spec, preprocessing, device
+        self._card = data.card
+        self._train_split, self._test_split = resident(data.train, device), resident(data.test, device)
+        self.memory_format = arithmetic.memory_format(network)
+        self.network = network.to(device).to(memory_format=self.memory_format)
+        self._model = arithmetic.in_precision(self.network, spec.precision, device)
+        self._average = optim.average_of(self.network, spec.ema) if spec.ema else None
+        self._loss_fn = loss_function(spec.loss, data.card.train_counts, device)
+        self._optimizer = optim.optimizer(spec.optimizer, self.network.parameters())
+        steps = -(-len(data.train) // spec.batch_size)
+        self._schedule = Schedule(spec.schedule, self._optimizer, epochs=spec.epochs, steps_per_epoch=steps)
+        self._scaler = arithmetic.scaler(spec.precision, device)
+        plain_sgd = optim.is_plain_sgd(spec.optimizer) and device.type == "cpu" and not self._scaler
+        unhindered = spec.accumulation == 1 and spec.clip_gradient is None and spec.memory_limit_mb is None
+        self.stepper = optim.Stepper(
+            self._optimizer,
+            self.network,
+            self._schedule,
+            plain_sgd=plain_sgd,
+            in_backward=plain_sgd and unhindered,
+            clip=spec.clip_gradient,
+            average=self._average,
+            scaler=self._scaler,
+        )
+        self._accumulation = Accumulation(
+            -(-spec.batch_size // spec.accumulation),
+            AverageLoss(self._loss_fn, device, self._scaler),
+            self.stepper,
+            weight=getattr(self._loss_fn, "weight", None),
+            least=2 if any(isinstance(module, _BatchNorm) for module in network.modules()) else 1,
+            on_smaller=on_smaller,
+        )
+        self._test_batch = test_batch_size(preprocessing, self._accumulation.micro_batch)
+
+    @property
+    def served(self) -> nn.Module:
+        """The network that is tested, saved and predicts: the average, where there is one."""
+        return self._average.module if self._average else self.network
+
+    def run_epoch(self, epoch: int, reporter: Reporter) -> Trained:
+        """Raises Diverged and OutOfMemory."""
+        torch.manual_seed(derived_seed(self._spec.seed, epoch, "step"))  # for dropout
+        memory.reset_peak(self._device)
+        learning_rate = self._schedule.lr
+        started = perf_counter()
+        with _told_where(self._spec, reporter):
+            train_loss = self._accumulation.train(self._batches(epoch, reporter), self._model, self._device)
+            trained = perf_counter()
+            test_loss, scores = self._test(reporter)
+        tested = perf_counter()
+        result = EpochResult(
+            epoch=epoch,
+            train_loss=train_loss,
+            test_loss=test_loss,
+            learning_rate=learning_rate,
+            samples_per_second=len(self._train_split) / (trained - started),
+            train_seconds=trained - started,
+            test_seconds=tested - trained,
+            gradient_norm=self.stepper.gradient_norm(),
+            peak_memory_bytes=memory.peak(self._device),
+            **scores.compute(),
+        )
+        self._schedule.epoch_done(vars(result))
+        if isinstance(scores, Distances):
+            return Trained(result, None)
+        return Trained(result, report_of(scores.confusion(), self._card.classes, epoch))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What going on needs beside the weights that are served. Plain types and tensors only."""
+        return {
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "scaler": self._scaler.state_dict() if self._scaler else None,
+            "micro_batch": self._accumulation.micro_batch,
+            "network": self.network.state_dict() if self._average else None,
+            "averaged": self._average.n_averaged if self._average else None,
+        }
+
+    def load_state_dict(self, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """`weights`: those that are served."""
+        self.served.load_state_dict(weights)
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        self._accumulation.micro_batch = state["micro_batch"]
+        self.stepper.in_backward &= state["micro_batch"] >= self._spec.batch_size
+        if self._scaler is not None:
+            self._scaler.load_state_dict(state["scaler"])
+        if self._average is not None:
+            self.network.load_state_dict(state["network"])
+            self._average.n_averaged.copy_(state["averaged"])
+
+    def _batches(self, epoch: int, reporter: Reporter) -> Iterator[tuple[Tensor, Tensor]]:
+        spec, split = self._spec, self._train_split
+        order = epoch_order(split, spec.seed, epoch) if spec.shuffle else lying_order(split)
+        classes = len(self._card.classes) or None
+        augment = Augment(spec.augmentation, classes=classes, seed=spec.seed, epoch=epoch)
+        batches = Batches(
+            split,
+            spec.batch_size,
+            self._preprocessing,
+            self._device,
+            order,
+            augment=augment if augments(spec.augmentation) else None,
+            memory_format=self.memory_format,
+        )
+        return reporter.train(batches, epoch, len(split))
+
+    def _test(self, reporter: Reporter) -> tuple[float, Answers | Distances]:
+        """The average loss and the scores. Testing changes nothing, so one that does not fit just begins anew."""
+        model = self._model if self._average is None else self._averaged_model()
+        while True:
+            split = self._test_split
+            tests = Batches(
+                split,
+                self._test_batch,
+                self._preprocessing,
+                self._device,
+                lying_order(split),
+                memory_format=self.memory_format,
+            )
+            is_classes = self._card.task is Task.CLASSIFICATION
+            scores: Answers | Distances = Answers(len(self._card.classes)) if is_classes else Distances()
+            try:
+                return finite(test_loop(reporter.test(tests), model, self._loss_fn, scores)), scores
+            except (RuntimeError, MemoryError) as error:
+                if not memory.is_out_of_memory(error):
+                    raise
+                if self._test_batch == 1:
+                    raise OutOfMemory("There is not enough memory to test a single picture.") from error
+                self._test_batch = -(-self._test_batch // 2)
+            memory.release(self._device)
+
+    def _averaged_model(self) -> nn.Module:
+        return arithmetic.in_precision(self.served, self._spec.precision, self._device)
+
+
+@contextmanager
+def _told_where(spec: Spec, reporter: Reporter) -> Iterator[None]:
+    """Says of a diverged loss where that was, and what to try."""
+    try:
+        yield
+    except Diverged as error:
+        hints = [f"Lower the learning rate (now {spec.optimizer.lr:g})"]
+        hints += ["clip the gradient"] if spec.clip_gradient is None else []
+        hints += ["use bf16 or fp32"] if spec.precision == "fp16" else []
+        detail = f"{error.detail.rstrip('.')} {reporter.place}."
+        raise Diverged(detail, suggestion=f"{', or '.join(hints)}.") from error

@@ -1,0 +1,112 @@
+"""Losses: from the spec's to torch's, and one that keeps the average of an epoch."""
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.nn.functional import one_hot
+
+from worker.jobs.errors import Diverged
+from worker.jobs.spec import MSE, NLL, CrossEntropy, Loss
+
+from .loops import LossFn
+
+_CHECK_STEPS: Final = 100  # a GPU is asked so seldom whether the loss is still finite: it has to wait for the answer
+
+
+class SquaredError(nn.MSELoss):
+    """Mean squared error; class indices are taken as one-hot targets."""
+
+    def forward(self, pred: Tensor, y: Tensor) -> Tensor:
+        if not y.is_floating_point():
+            y = one_hot(y, pred.shape[1]).to(pred.dtype)
+        return super().forward(pred, y)
+
+
+def loss_function(loss: Loss, train_counts: Sequence[int], device: torch.device) -> nn.Module:
+    """`train_counts`: training pictures of each class, for balanced weights."""
+    if isinstance(loss, MSE):
+        return SquaredError()
+    weights = class_weights(loss, train_counts)
+    weight = torch.tensor(weights, device=device) if weights else None
+    if isinstance(loss, NLL):
+        return nn.NLLLoss(weight)
+    return nn.CrossEntropyLoss(weight, label_smoothing=loss.label_smoothing)
+
+
+def class_weights(loss: CrossEntropy | NLL, train_counts: Sequence[int]) -> list[float] | None:
+    """`balanced` gives pictures / (classes * pictures of the class), and 0 to a class without pictures."""
+    if loss.class_weights != "balanced":
+        return loss.class_weights
+    total, classes = sum(train_counts), sum(count > 0 for count in train_counts)
+    return [total / (classes * count) if count else 0.0 for count in train_counts]
+
+
+class AverageLoss:
+    """A loss that remembers its average over the samples of an epoch, and refuses to go on when it is not finite.
+
+    A part of a batch counts with its share, and not at all until the batch is done (`commit`).
+    """
+
+    def __init__(self, loss_fn: LossFn, device: torch.device, scaler: GradScaler | None = None) -> None:
+        self._loss_fn, self._scaler, self._device = loss_fn, scaler, device
+        self.be_whole()
+        self.begin()
+
+    def be_whole(self) -> None:
+        """What comes next is a batch."""
+        self._share = 1.0
+        self._counts: float | None = None  # in samples; None: those that it is
+
+    def be_part(self, share: float, batch: int) -> None:
+        """What comes next is this share of a batch of so many samples."""
+        self._share, self._counts = share, share * batch
+
+    def begin(self) -> None:
+        """Forgets what it saw."""
+        self._sum: float | Tensor = 0.0
+        self._batch_sum: float | Tensor = 0.0
+        self._samples = self._batch_samples = self._batches = 0
+
+    def __call__(self, pred: Tensor, y: Tensor, /) -> Tensor:
+        """Raises Diverged: on the CPU at once, on a GPU within 100 batches."""
+        loss = self._loss_fn(pred, y)
+        if self._device.type == "cpu":
+            self._batch_sum += finite(loss.item()) * (self._counts or len(y))
+        else:
+            self._batch_sum = self._batch_sum + loss.detach().double() * (self._counts or len(y))
+        self._batch_samples += len(y)
+        if self._share != 1 or self._scaler is not None:
+            loss.register_hook(self._weigh)  # type: ignore[no-untyped-call]  # the value stays what it is
+        return loss
+
+    def commit(self) -> None:
+        """The batch is done."""
+        self._sum = self._sum + self._batch_sum
+        self._samples += self._batch_samples
+        self._batches += 1
+        self.discard()
+        if self._batches % _CHECK_STEPS == 0:
+            finite(float(self._sum))
+
+    def discard(self) -> None:
+        """The batch begins anew."""
+        self._batch_sum, self._batch_samples = 0.0, 0
+
+    def average(self) -> float:
+        """Over samples. Raises Diverged."""
+        return finite(float(self._sum + self._batch_sum)) / (self._samples + self._batch_samples)
+
+    def _weigh(self, gradient: Tensor) -> Tensor:
+        share = gradient * self._share
+        return share if self._scaler is None else self._scaler.scale(share)
+
+
+def finite(loss: float) -> float:
+    """Raises Diverged."""
+    if not math.isfinite(loss):
+        raise Diverged(f"The loss became {loss}.")
+    return loss

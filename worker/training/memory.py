@@ -1,0 +1,82 @@
+"""Memory: limiting it, measuring its peak, and knowing an error that means there was not enough."""
+
+import os
+import resource
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import torch
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_CGROUP_MAX = Path("/sys/fs/cgroup/memory.max")
+_RESET_PEAK: Final = "5"  # proc(5)
+_STACKS_BYTES: Final = 16 * 2**20  # of a thread: its stack and its part of malloc's heap, which are no training's
+_SIGNS: Final = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "bad_alloc",
+    "could not create a memory",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, as Python, torch's allocators and oneDNN say so."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _SIGNS)
+
+
+def limit(device: torch.device, mebibytes: int) -> None:
+    """Has allocations fail beyond so much more than what is in use now. Linux or CUDA."""
+    wanted = mebibytes * 2**20
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, wanted / total), device)
+    elif sys.platform == "linux":
+        used = _status_bytes("VmData")
+        stacks = _STACKS_BYTES * (torch.get_num_threads() + 1)
+        resource.setrlimit(resource.RLIMIT_DATA, (used + stacks + wanted, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+
+
+def reset_peak(device: torch.device) -> None:
+    """`peak` counts from here, where the system can forget the peak before."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif _CLEAR.exists():
+        try:
+            _CLEAR.write_text(_RESET_PEAK)
+        except OSError:  # a container may forbid it: then it is the peak of the whole process
+            return
+
+
+def peak(device: torch.device) -> int:
+    """Bytes: of this process on the CPU, of its tensors on a GPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if _STATUS.exists():
+        return _status_bytes("VmHWM")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts in bytes
+
+
+def total_bytes() -> int:
+    """What this machine has, or what the container may take of it (cgroup v2)."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):  # no such limit, or the word "max"
+        return min(physical, int(_CGROUP_MAX.read_text()))
+    return physical
+
+
+def release(device: torch.device) -> None:
+    """Gives back what is kept for later, so that smaller pieces find room."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _status_bytes(field: str) -> int:
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(field)
