@@ -16,6 +16,7 @@ import structlog
 from worker.jobs.processes import die_with_parent
 from worker.jobs.settings import Settings
 
+_LOOK_SECONDS = 0.2  # each look takes a core from a training's threads for a moment
 _GRACE_SECONDS = 10.0  # on top of what the worker gives its attempts
 _YOUNG_SECONDS = 10.0  # one that dies younger than this is restarted more and more slowly
 _MAX_BACKOFF_SECONDS = 30.0
@@ -77,7 +78,7 @@ def run(listener: socket.socket, settings: Settings) -> int:
     while not signals:
         for each in kept:
             each.keep()
-        time.sleep(0.05)
+        time.sleep(_LOOK_SECONDS)
     return _stop([each.process for each in kept if each.process is not None], signals, settings)
 
 

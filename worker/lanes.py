@@ -130,13 +130,13 @@ class Attempts:
         if self._running:
             self._lane.renew(self._worker_id, [row_id for row_id, _ in self._running])
 
-    def claim(self) -> None:
+    def claim(self) -> bool:
         """Starts one more, when there is room and work. Raises RuntimeError when none can be started any more."""
         if len(self._running) >= self._lane.room:
-            return
+            return False
         row = self._lane.claim(self._worker_id)
         if row is None:
-            return
+            return False
         try:
             process = self._lane.start(row.id, row.attempt)
         except (EOFError, OSError) as error:  # the fault is this worker's: no row should pay for it
@@ -144,6 +144,7 @@ class Attempts:
             raise RuntimeError("the preloaded process cannot be started; the log has its last words") from error
         self._running[row.id, row.attempt] = Watched(process)
         _log.info("attempt_started", lane=self._lane.name, id=row.id, attempt=row.attempt, pid=process.pid)
+        return True
 
     def watch(self) -> bool:
         """Settles what has ended, stops what was cancelled, kills what is no longer ours. True when any has ended."""

@@ -26,6 +26,7 @@ from worker.sweeping import sweep
 
 _DATABASE_RETRY_SECONDS: Final = 1.0
 _SWEEP_SECONDS: Final = 60.0
+_BUSY_POLLS: Final = 10
 _log = structlog.get_logger()
 
 
@@ -83,9 +84,9 @@ class Supervisor:
         training.watch()
         if preparing.watch():
             self._tidy(now=True)
-        for attempts in self._lanes:
-            attempts.claim()
-        self._wait()
+        claimed = [attempts.claim() for attempts in self._lanes]
+        if not any(claimed):  # else there may be more
+            self._wait()
 
     def _tidy(self, *, now: bool = False) -> None:
         """What follows from a dataset's end, whoever saw it end."""
@@ -96,7 +97,10 @@ class Supervisor:
             self._next_sweep = time.monotonic() + _SWEEP_SECONDS
 
     def _wait(self) -> None:
-        wait_any([process for attempts in self._lanes for process in attempts], self._settings.poll_seconds)
+        """An idle worker looks often, so that a job begins at once; a busy one seldom, so that it does not take the
+        jobs' cores from them: threads that wait for one another lose more than the time that one of them loses."""
+        running = [process for attempts in self._lanes for process in attempts]
+        wait_any(running, self._settings.poll_seconds * (_BUSY_POLLS if running else 1))
 
     def _give_back(self) -> None:
         """Asks every attempt to stop, and returns its job to the queue without counting the attempt."""

@@ -79,7 +79,7 @@ class LocalLauncher:
         os.environ.pop("EPOCHD_API_KEY", None)
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([_PRELOAD])
-        self._arithmetic = "highest"  # until the probe has said
+        self.arithmetic = "highest"  # until the probe has said
 
     def warm_up(self) -> None:
         """Starts the preloaded parent, waits until it can fork, and has a child find the fastest exact arithmetic.
@@ -94,14 +94,13 @@ class LocalLauncher:
             raise RuntimeError("the preloaded process did not start; its log is above") from error
         theirs.close()
         with suppress(EOFError):  # the forkserver passes over an ImportError in silence
-            self._arithmetic = ours.recv()
+            self.arithmetic = ours.recv()
         process.join()
         if process.exitcode != 0:
             raise RuntimeError("the preloaded process could not import torch and the training engine")
-        structlog.get_logger().info("arithmetic_probed", fp32=self._arithmetic)
 
     def train(self, job_id: str, attempt: int) -> Running:
-        return self._start(_train, job_id, attempt, self._arithmetic)
+        return self._start(_train, job_id, attempt, self.arithmetic)
 
     def prepare(self, dataset_id: str, attempt: int) -> Running:
         return self._start(_prepare, dataset_id, attempt)

@@ -103,7 +103,9 @@ class _Attempt:
         pinned = Card.model_validate(self._dataset.card)
         data = open_prepared(settings.data_dir / versions.folder(self._dataset), pinned.sha256)
         suiting.check(spec, data.card.task, data.card)
-        if spec.memory_limit_mb is not None:
+        if spec.memory_limit_mb is None:
+            memory.keep_freed()
+        else:
             memory.limit(self._device, spec.memory_limit_mb)
         self._card, self._preprocessing = data.card, whole.preprocessing(spec, data.card)
         torch.manual_seed(spec.seed)

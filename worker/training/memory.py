@@ -1,5 +1,6 @@
 """Memory: limiting it, measuring its peak, and knowing an error that means there was not enough."""
 
+import ctypes
 import os
 import resource
 import sys
@@ -13,6 +14,11 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _CGROUP_MAX = Path("/sys/fs/cgroup/memory.max")
 _RESET_PEAK: Final = "5"  # proc(5)
 _STACKS_BYTES: Final = 16 * 2**20  # of a thread: its stack and its part of malloc's heap, which are no training's
+_KEEP_FREED: Final = (
+    (-1, 2**31 - 1),  # M_TRIM_THRESHOLD: the heap does not shrink
+    (-2, 64 * 2**20),  # M_TOP_PAD: and grows in large steps
+    (-3, 2**30),  # M_MMAP_THRESHOLD: pieces up to this come from the heap; mallopt(3)
+)
 _SIGNS: Final = (
     "can't allocate memory",
     "not enough memory",
@@ -39,6 +45,18 @@ def limit(device: torch.device, mebibytes: int) -> None:
         used = _status_bytes("VmData")
         stacks = _STACKS_BYTES * (torch.get_num_threads() + 1)
         resource.setrlimit(resource.RLIMIT_DATA, (used + stacks + wanted, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+
+
+def keep_freed() -> None:
+    """Has malloc keep what is freed, up to a GiB a piece, for the next step, which will want just as much.
+
+    By itself glibc gives large pieces back to the kernel and gets them anew, zeroed page by page, at every step: that
+    costs a convolutional network a third of its time. Does nothing where there is no glibc.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for parameter, value in _KEEP_FREED:
+            mallopt(parameter, value)
 
 
 def reset_peak(device: torch.device) -> None:

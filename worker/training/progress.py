@@ -1,5 +1,6 @@
 """What runs beside the loops: an iterable around the dataloader that reports progress and can stop between steps."""
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -25,14 +26,15 @@ class Dataloader(Iterable[Batch], Sized, Protocol):
 
 
 class Reporter:
-    """An attempt's voice: where it is, at every change of phase and else once a second; and whether it should stop."""
+    """An attempt's voice: where it is, about once a second; and whether it should stop."""
 
     def __init__(self, db: Database, job_id: str, attempt: int, epochs: int) -> None:
         self._db, self._job_id, self._attempt, self._epochs = db, job_id, attempt, epochs
         self._stop_requested = False
         self._trained_seconds = 0.0  # in finished epochs of this attempt, testing and saving included
         self._trained_epochs = 0
-        self._epoch_started = self._reported = time.monotonic()
+        self._epoch_started = time.monotonic()
+        self._reported = -math.inf
         self._first_batch_pending = True
         self._now = Progress(Phase.PREPARING, 0, 0, 0, None, None)
 
@@ -56,15 +58,15 @@ class Reporter:
         signal.signal(signal.SIGTERM, self._on_sigterm)
 
     def begin(self, phase: Phase) -> None:
-        """Enters a phase that has no batches of its own."""
+        """Enters a phase. It is told at once only if nothing was for a while: most are over before anybody looks."""
         self._now = Progress(**vars(self._now) | {"phase": phase})
-        self._record()
+        self._record_in_time()
 
     def train(self, batches: Dataloader, epoch: int, samples: int) -> Iterator[Batch]:
         """Watches an epoch's training batches."""
         self._epoch_started = time.monotonic()
         self._now = Progress(Phase.TRAINING, epoch, 0, len(batches), None, self._now.eta_seconds)
-        self._record()
+        self._record_in_time()
         for batch, data in enumerate(batches, start=1):
             yield data
             elapsed = time.monotonic() - self._epoch_started
@@ -102,7 +104,11 @@ class Reporter:
         if self._first_batch_pending and self._now.phase is Phase.TRAINING:
             self._first_batch_pending = False
             self._record(records.record_first_batch)
-        elif time.monotonic() - self._reported >= _REPORT_SECONDS:
+        else:
+            self._record_in_time()
+
+    def _record_in_time(self) -> None:
+        if time.monotonic() - self._reported >= _REPORT_SECONDS:
             self._record()
 
     def _record(self, record: Callable[[Database, str, int, Progress], None] = records.record_progress) -> None:
