@@ -31,6 +31,7 @@ class Predictor:
         own = {"EPOCHD_DATA_DIR": str(settings.data_dir), "EPOCHD_MAX_PIXELS": str(settings.max_pixels)}
         self._env = {name: value for name, value in os.environ.items() if not name.startswith("EPOCHD_")} | own
         self._waiting_bytes = 0
+        self._planning = asyncio.Semaphore()  # one at a time: pictures shall not wait behind many
         self._process: asyncio.subprocess.Process | None = None
         self._ids = itertools.count(wire.HELLO + 1)
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
@@ -68,7 +69,8 @@ class Predictor:
 
         Raises PredictorUnavailable, and SpecRefused for what cannot be built or cannot fit.
         """
-        answer = await self._ask(PlanRequest(id=next(self._ids), spec=spec, card=card))
+        async with self._planning:
+            answer = await self._ask(PlanRequest(id=next(self._ids), spec=spec, card=card))
         assert answer.plan is not None
         return answer.plan
 

@@ -321,7 +321,7 @@ def test_a_job_that_asks_for_more_than_the_machine_has_runs_alone(
         assert (other, 1) not in launcher.started
         queue.cancel(db, big)
         until(lambda: (other, 1) in launcher.started)
-    assert threads(db, small, big, other) == [1, 8, 1]
+    assert threads(db, small, big, other) == [1, 2, 1]
 
 
 def test_slots_that_were_set_bound_the_jobs(

@@ -52,6 +52,11 @@ class Preprocessing(BaseModel):
         """Height and width of what the network sees."""
         return (self.image_size, self.image_size) if self.image_size else (self.height, self.width)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether pixels in 0..1 are all that the network wants."""
+        return self.image_size is None and not any(self.mean) and all(value == 1 for value in self.std)
+
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 N x C x H x W to the float32 that the network sees, on the same device."""
         return self.finish(unit(images))

@@ -85,6 +85,8 @@ def claim(
         threads = waiting.pinned(first) or waiting.share(session, cores, slots)
         if threads > cores and not is_idle:
             return None
+        if first.threads is None:  # more than there are would wait for one another
+            threads = min(threads, max(1, cores))
         at = now(session)
         job = leases.claim(
             session,

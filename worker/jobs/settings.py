@@ -41,7 +41,9 @@ class Settings(BaseSettings):
         le=64,
         description="Jobs that one worker trains at once; unset: as many as cores, one where there is an NVIDIA GPU",
     )
-    allow_download: bool = Field(True, description="Whether a built-in dataset may be fetched over the network")
+    allow_download: bool = Field(
+        True, description="Whether built-in datasets and weights may be fetched over the network"
+    )
     system_datasets_dir: Path = Field(
         Path("/usr/share/datasets"), description="Where Debian's dataset packages put their files"
     )

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from worker.datasets.pictures import Preprocessing, plain
 from worker.jobs.card import Card
@@ -14,6 +15,14 @@ from .weights import load_weights
 # Of ImageNet's training pictures, which torchvision's weights have seen:
 # https://docs.pytorch.org/vision/stable/models.html
 _IMAGENET_MEAN, _IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+class LogProbabilities(nn.LogSoftmax):
+    """In fp32 whatever the precision, as inside the cross entropy."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch calls it so
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.float())
 
 
 def preprocessing(spec: Spec, card: Card) -> Preprocessing:
@@ -34,7 +43,7 @@ def network(spec: Spec, preprocessing: Preprocessing, outputs: int) -> nn.Module
     """
     height, width = preprocessing.input_size
     built = build(spec.model, channels=preprocessing.channels, height=height, width=width, outputs=outputs)
-    return nn.Sequential(built, nn.LogSoftmax(dim=1)) if isinstance(spec.loss, NLL) else built
+    return nn.Sequential(built, LogProbabilities(dim=1)) if isinstance(spec.loss, NLL) else built
 
 
 def begin_with(network: nn.Module, spec: Spec, folder: Path, *, allow_download: bool) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from worker.jobs.errors import OutOfMemory
+from worker.jobs.spec import Spec
 
 from . import memory
 from .loops import Batch, train_loop
@@ -19,11 +20,16 @@ from .losses import AverageLoss
 from .optim import Stepper
 
 
+def micro_batch(spec: Spec, train_count: int) -> int:
+    """How many pictures at once the spec asks for."""
+    return math.ceil(min(spec.batch_size, train_count) / spec.accumulation)
+
+
 class Accumulation:
     """Runs `train_loop` over micro-batches, which get smaller when they do not fit.
 
-    After a failed allocation the batch at work begins anew in halves of the parts before: the training goes on as if
-    it had never been larger.
+    After a failed allocation the batch at work begins anew in halves of the parts before, with the random numbers and
+    running averages that it began with: the training goes on as if it had never been larger.
     """
 
     def __init__(
@@ -32,58 +38,47 @@ class Accumulation:
         loss_fn: AverageLoss,
         optimizer: Stepper,
         *,
-        weight: Tensor | None = None,
         least: int = 1,
         on_smaller: Callable[[int, int], None],
     ) -> None:
-        """`weight`: of each class. `least`: the fewest pictures that the network takes at once.
+        """`least`: the fewest pictures that the network takes at once.
 
         `on_smaller` is told the size that did not fit and the new one.
         """
         self.micro_batch, self._least = micro_batch, least
-        self._loss_fn, self._optimizer, self._weight, self._on_smaller = loss_fn, optimizer, weight, on_smaller
+        self._loss_fn, self._optimizer, self._on_smaller = loss_fn, optimizer, on_smaller
         self._unfinished: Batch | None = None
 
     def train(self, batches: Iterator[Batch], model: nn.Module, device: torch.device) -> float:
         """One epoch. Returns the average loss. Raises OutOfMemory when not even one picture fits."""
         self._loss_fn.begin()
         self._optimizer.begin()
-        self._unfinished = None
+        self._unfinished, self._before = None, Before(model, device)
         while True:
             try:
                 return train_loop(self._feed(batches), model, self._loss_fn, self._optimizer)
             except (RuntimeError, MemoryError) as error:
                 if not memory.is_out_of_memory(error):
                     raise
-                self._shrink()
             memory.release(device)  # only now: the error held on to the tensors
+            self._shrink()
 
     def _feed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         while (batch := self._unfinished or _next(batches)) is not None:
             self._unfinished = batch
+            self._before.remember()
             yield from self._parts(*batch)
             self._unfinished = None
             self._loss_fn.commit()
 
     def _parts(self, X: Tensor, y: Tensor) -> Iterator[Batch]:
-        if len(X) <= self.micro_batch:
-            self._loss_fn.be_whole()
-            self._optimizer.is_last = True
-            yield X, y
-            return
-        whole = self._mass(y)
         count = max(1, min(math.ceil(len(X) / self.micro_batch), len(X) // self._least))
+        whole = self._loss_fn.mass(y) if count > 1 else 0.0
         for part, targets in zip(X.tensor_split(count), y.tensor_split(count), strict=True):
             count -= 1
-            self._loss_fn.be_part(self._mass(targets) / whole, len(X))
+            self._loss_fn.share = self._loss_fn.mass(targets) / whole if whole else 1.0
             self._optimizer.is_last = count == 0
             yield part, targets
-
-    def _mass(self, y: Tensor) -> float:
-        """What the mean loss of these samples was divided by."""
-        if self._weight is None or y.is_floating_point():
-            return len(y)
-        return float(self._weight[y].sum())
 
     def _shrink(self) -> None:
         if self._unfinished is None or self._optimizer.half_done:
@@ -94,7 +89,27 @@ class Accumulation:
         self.micro_batch = math.ceil(tried / 2)
         self._loss_fn.discard()
         self._optimizer.discard()
+        self._before.restore()
         self._on_smaller(tried, self.micro_batch)
+
+
+class Before:
+    """What a failed pass through the network has changed already: random generators, and batch norm's averages."""
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self._buffers, self._device = list(model.buffers()), device
+
+    def remember(self) -> None:
+        self._kept = [buffer.clone() for buffer in self._buffers]
+        self._random = torch.get_rng_state()
+        self._random_on_gpu = torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None
+
+    def restore(self) -> None:
+        for buffer, kept in zip(self._buffers, self._kept, strict=True):
+            buffer.copy_(kept)
+        torch.set_rng_state(self._random)
+        if self._random_on_gpu is not None:
+            torch.cuda.set_rng_state(self._random_on_gpu, self._device)
 
 
 def _next(batches: Iterator[Batch]) -> Batch | None:

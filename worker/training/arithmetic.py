@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
+from worker.datasets.pictures import Preprocessing
+
 Arithmetic = Literal["highest", "medium"]
 EXACT_ERROR: Final = 1e-6  # of fp32 products against fp64, relative to their size
 _FASTER: Final = 1.2  # by less it is not worth other last digits
@@ -40,6 +42,8 @@ def use(arithmetic: Arithmetic, precision: str, device: torch.device) -> None:
     kind = "tf32" if precision == "tf32" else "ieee"
     torch.backends.cuda.matmul.fp32_precision = kind
     torch.backends.cudnn.conv.fp32_precision = kind  # type: ignore[attr-defined]
+    torch.backends.cudnn.deterministic = True
+    torch.cuda.set_device(device)
 
 
 def scaler(precision: str, device: torch.device) -> GradScaler | None:
@@ -59,6 +63,19 @@ class Mixed(nn.Module):
         with torch.autocast(self._device_type, self._dtype):
             pred: Tensor = self.network(X)
         return pred.float()
+
+
+class FromUnit(nn.Module):
+    """A network that takes pixels in 0..1 as they come: it normalises, scales and lays them out itself."""
+
+    def __init__(self, network: nn.Module, preprocessing: Preprocessing, memory_format: torch.memory_format) -> None:
+        super().__init__()
+        self.network = network
+        self._preprocessing, self._memory_format = preprocessing, memory_format
+
+    def forward(self, X: Tensor) -> Tensor:
+        pred: Tensor = self.network(self._preprocessing.finish(X).contiguous(memory_format=self._memory_format))
+        return pred
 
 
 def in_precision(network: nn.Module, precision: str, device: torch.device) -> nn.Module:

@@ -1,9 +1,10 @@
 """One attempt at a job, from its row to its last checkpoint. Runs in a process of its own."""
 
+import math
 import platform
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from functools import partial
-from typing import Any, Final
+from typing import Any, get_args
 
 import structlog
 import torch
@@ -13,26 +14,22 @@ from worker.datasets.opening import open_prepared
 from worker.jobs import queue, records, suiting, versions
 from worker.jobs.card import Card
 from worker.jobs.db import DATABASE_AWAY, Database, insist
-from worker.jobs.errors import CheckpointCorrupt, Diverged, EpochdError, Internal, StaleAttempt
+from worker.jobs.errors import CheckpointCorrupt, Diverged, EpochdError, Internal, OutOfMemory, StaleAttempt
 from worker.jobs.failures import Failure, traceback_tail
 from worker.jobs.processes import EXIT_DONE, EXIT_STALE, EXIT_STOPPED, Stopped, cores
 from worker.jobs.records import EpochResult
 from worker.jobs.settings import Settings
-from worker.jobs.spec import Spec
+from worker.jobs.spec import Metric, Spec
 from worker.jobs.tables import EventKind, Job, Outcome, Phase
 from worker.networks import whole
 
 from . import arithmetic, checkpoints, device, memory
 from .arithmetic import Arithmetic
 from .engine import Engine
+from .plan import check_single_pictures
 from .progress import Reporter
 from .stopping import epochs_without_improvement
 
-_METRICS: Final = [
-    field.name
-    for field in fields(EpochResult)
-    if field.name.startswith(("train_loss", "test_")) and "seconds" not in field.name
-]
 _log = structlog.get_logger()
 
 
@@ -58,8 +55,9 @@ def run(settings: Settings, job_id: str, attempt: int, exact: Arithmetic = "high
                 insist(partial(note, EventKind.DIVERGED, error.detail))
         except Exception as error:
             _log.exception("attempt_failed")
+            known = OutOfMemory() if memory.is_out_of_memory(error) else Internal()
             tail = traceback_tail(error)
-            outcome, failure = Outcome.FAILED, Failure.of(Internal(), phase=reporter.phase, traceback_tail=tail)
+            outcome, failure = Outcome.FAILED, Failure.of(known, phase=reporter.phase, traceback_tail=tail)
         maximum = settings.max_attempts
         insist(lambda: queue.finish(db, job_id, attempt, outcome, failure, max_attempts=maximum))
     except StaleAttempt:
@@ -78,7 +76,8 @@ class _Attempt:
         self._db, self._settings, self._number, self._reporter = db, settings, attempt, reporter
         self._job_id, self._spec = job.id, Spec.model_validate(job.spec)
         self._threads = job.threads or cores()
-        self._exact: Arithmetic = (job.provenance or {}).get("arithmetic", exact)
+        began_with = (job.provenance or {}).get("arithmetic", exact)
+        self._exact: Arithmetic = exact if began_with == "medium" else "highest"  # "medium" need not be exact here
         self._dataset = versions.by_id(db, job.dataset_id)
 
     def train(self) -> None:
@@ -86,9 +85,16 @@ class _Attempt:
         self._reporter.begin(Phase.PREPARING)
         self._prepare()
         done = self._resume()
+        if not done:
+            allow = self._settings.allow_download
+            whole.begin_with(
+                self._engine.network, self._spec, self._settings.data_dir / "weights", allow_download=allow
+            )
         records.record_start(self._db, self._job_id, self._number, self._provenance(), resumed_from=done or None)
         watched = [_watched(self._spec, vars(row)) for row in records.epochs(self._db, self._job_id)]
         del watched[done:]  # of epochs that will be trained again
+        if done and self._is_over(done, watched):  # the attempt before died after its last epoch
+            return
         for epoch in range(done + 1, self._spec.epochs + 1):
             result = self._one_epoch(epoch)
             watched.append(_watched(self._spec, vars(result)))
@@ -103,14 +109,13 @@ class _Attempt:
         pinned = Card.model_validate(self._dataset.card)
         data = open_prepared(settings.data_dir / versions.folder(self._dataset), pinned.sha256)
         suiting.check(spec, data.card.task, data.card)
+        check_single_pictures(spec, data.card)
         if spec.memory_limit_mb is None:
             memory.keep_freed()
-        else:
-            memory.limit(self._device, spec.memory_limit_mb)
+        memory.limit(self._device, spec.memory_limit_mb)
         self._card, self._preprocessing = data.card, whole.preprocessing(spec, data.card)
         torch.manual_seed(spec.seed)
         network = whole.network(spec, self._preprocessing, data.card.outputs)
-        whole.begin_with(network, spec, settings.data_dir / "weights", allow_download=settings.allow_download)
         self._engine = Engine(spec, data, self._preprocessing, network, self._device, self._on_smaller)
 
     def _resume(self) -> int:
@@ -148,16 +153,16 @@ class _Attempt:
         if passed < early.patience:
             return False
         detail = f"{early.metric} has not got better for {passed} epochs; stopped after epoch {epoch}."
-        self._note(EventKind.STOPPED_EARLY, detail)
+        if all(event.kind != EventKind.STOPPED_EARLY for event in records.events(self._db, self._job_id)):
+            self._note(EventKind.STOPPED_EARLY, epoch, detail)
         return True
 
     def _on_smaller(self, tried: int, now: int) -> None:
         detail = f"{tried} pictures at once did not fit into memory; from here on {now} go through the network at once."
         _log.warning("micro_batch_halved", tried=tried, now=now)
-        self._note(EventKind.MICRO_BATCH, detail)
+        self._note(EventKind.MICRO_BATCH, self._reporter.epoch, detail)
 
-    def _note(self, kind: EventKind, detail: str) -> None:
-        epoch = self._reporter.epoch
+    def _note(self, kind: EventKind, epoch: int, detail: str) -> None:
         insist(lambda: records.record_event(self._db, self._job_id, self._number, epoch, kind, detail))
 
     def _metadata(self, result: EpochResult) -> checkpoints.Metadata:
@@ -169,7 +174,7 @@ class _Attempt:
             targets=self._card.targets,
             preprocessing=self._preprocessing,
             dataset_sha256=self._card.sha256,
-            metrics={name: value for name in _METRICS if (value := getattr(result, name)) is not None},
+            metrics={name: value for name in get_args(Metric) if (value := getattr(result, name)) is not None},
         )
 
     def _provenance(self) -> dict[str, Any]:
@@ -200,4 +205,4 @@ def _watched(spec: Spec, metrics: dict[str, Any]) -> float | None:
     if spec.early_stopping is None:
         return None
     value: float | None = metrics[spec.early_stopping.metric]
-    return value
+    return value if value is not None and math.isfinite(value) else None

@@ -18,22 +18,22 @@ _TEST_BYTES: Final = 4 * 2**20  # of float pixels in a test batch: they stay in 
 
 
 class Batches:
-    """The batches of one epoch: X float32 N x C x H x W, y int64 N or float32 N x targets. The last may be short."""
+    """The batches of one epoch: X float32 N x C x H x W in 0..1, y int64 N or float32 N x targets.
+
+    The last may be short. What preprocessing there is beyond that is done on the parts that go through the network (`FromUnit`).
+    """
 
     def __init__(
         self,
         split: Split,
         batch_size: int,
-        preprocessing: Preprocessing,
         device: torch.device,
         order: Order,
         *,
         augment: Callable[[Tensor, Tensor], Batch] | None = None,
-        memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
         self.split, self.batch_size, self.order = split, batch_size, order
-        self._preprocessing, self._device = preprocessing, device
-        self._augment, self._memory_format = augment, memory_format
+        self._device, self._augment = device, augment
 
     def __len__(self) -> int:
         return math.ceil(len(self.split) / self.batch_size)
@@ -54,9 +54,7 @@ class Batches:
 
     def _input(self, images: Tensor, labels: Tensor) -> Batch:
         X, y = unit(images.to(self._device)), labels.to(self._device)
-        if self._augment is not None:
-            X, y = self._augment(X, y)
-        return self._preprocessing.finish(X).contiguous(memory_format=self._memory_format), y
+        return (X, y) if self._augment is None else self._augment(X, y)
 
 
 class _InMemory:
@@ -80,9 +78,15 @@ class _InMemory:
             self._expected += 1
 
 
-def resident(split: Split, device: torch.device) -> Split:
-    """The split on the GPU as a whole, where it leaves room for the training; else as it is."""
-    if device.type == "cpu" or split.images.nbytes > _RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
+def resident(split: Split, device: torch.device, most: int | None) -> Split:
+    """The split on the GPU as a whole, where it leaves room for the training; else as it is.
+
+    `most`: bytes that the training may take there, if that is limited.
+    """
+    if device.type == "cpu":
+        return split
+    room = torch.cuda.mem_get_info(device)[0]
+    if split.images.nbytes > _RESIDENT_SHARE * (room if most is None else min(room, most)):
         return split
     return Split(split.images.to(device), split.labels.to(device))
 

@@ -120,7 +120,7 @@ def load_state(path: Path, sha256: str) -> dict[str, Any]:
     """What `save` kept beside the weights. Raises CheckpointCorrupt."""
     contents = _read_verified(path, sha256)
     state: dict[str, Any] = torch.load(io.BytesIO(contents), map_location="cpu", weights_only=True)
-    if state.get("format") != FORMAT:  # of another epochd
+    if state.get("format", 1) > FORMAT:  # of a newer epochd
         raise CheckpointCorrupt
     return state
 

@@ -12,9 +12,9 @@ def choose(wanted: str) -> torch.device:
     if wanted == "cpu":
         return torch.device("cpu")
     if torch.cuda.is_available():
-        device = torch.device("cuda" if wanted == "auto" else wanted)
-        if (device.index or 0) < torch.cuda.device_count():
-            return device
+        index = torch.device("cuda" if wanted == "auto" else wanted).index or 0
+        if index < torch.cuda.device_count():
+            return torch.device("cuda", index)
     if wanted == "auto":
         return torch.device("cpu")
     raise DeviceUnavailable(f"This job asks for {wanted}, which this machine does not have.")

@@ -19,11 +19,11 @@ from worker.jobs.report import Report, report_of
 from worker.jobs.spec import Spec
 
 from . import arithmetic, memory, optim
-from .accumulation import Accumulation
+from .accumulation import Accumulation, micro_batch
 from .augmentation import Augment, augments
 from .batches import Batches, resident, test_batch_size
 from .loops import test_loop
-from .losses import AverageLoss, finite, loss_function
+from .losses import AverageLoss, loss_function
 from .order import derived_seed, epoch_order, lying_order
 from .progress import Reporter
 from .schedules import Schedule
@@ -53,10 +53,11 @@ class Engine:
         """`network`: on the CPU, with its first weights. `on_smaller`: see `Accumulation`."""
         self._spec, self._preprocessing, self._device = spec, preprocessing, device
         self._card = data.card
-        self._train_split, self._test_split = resident(data.train, device), resident(data.test, device)
+        most = None if spec.memory_limit_mb is None else spec.memory_limit_mb * 2**20
+        self._train_split, self._test_split = (resident(split, device, most) for split in (data.train, data.test))
         self.memory_format = arithmetic.memory_format(network)
         self.network = network.to(device).to(memory_format=self.memory_format)
-        self._model = arithmetic.in_precision(self.network, spec.precision, device)
+        self._model = self._seeing(self.network)
         self._average = optim.average_of(self.network, spec.ema) if spec.ema else None
         self._loss_fn = loss_function(spec.loss, data.card.train_counts, device)
         self._optimizer = optim.optimizer(spec.optimizer, self.network.parameters())
@@ -76,10 +77,9 @@ class Engine:
             scaler=self._scaler,
         )
         self._accumulation = Accumulation(
-            -(-spec.batch_size // spec.accumulation),
+            micro_batch(spec, len(data.train)),
             AverageLoss(self._loss_fn, device, self._scaler),
             self.stepper,
-            weight=getattr(self._loss_fn, "weight", None),
             least=2 if any(isinstance(module, _BatchNorm) for module in network.modules()) else 1,
             on_smaller=on_smaller,
         )
@@ -125,6 +125,7 @@ class Engine:
             "schedule": self._schedule.state_dict(),
             "scaler": self._scaler.state_dict() if self._scaler else None,
             "micro_batch": self._accumulation.micro_batch,
+            "test_batch": self._test_batch,
             "network": self.network.state_dict() if self._average else None,
             "averaged": self._average.n_averaged if self._average else None,
         }
@@ -133,9 +134,11 @@ class Engine:
         """`weights`: those that are served."""
         self.served.load_state_dict(weights)
         self._optimizer.load_state_dict(state["optimizer"])
+        if "schedule" not in state:  # of an epochd that had one way to train only
+            return
         self._schedule.load_state_dict(state["schedule"])
-        self._accumulation.micro_batch = state["micro_batch"]
-        self.stepper.in_backward &= state["micro_batch"] >= self._spec.batch_size
+        self.stepper.in_backward &= state["micro_batch"] >= self._accumulation.micro_batch
+        self._accumulation.micro_batch, self._test_batch = state["micro_batch"], state["test_batch"]
         if self._scaler is not None:
             self._scaler.load_state_dict(state["scaler"])
         if self._average is not None:
@@ -150,31 +153,23 @@ class Engine:
         batches = Batches(
             split,
             spec.batch_size,
-            self._preprocessing,
             self._device,
             order,
             augment=augment if augments(spec.augmentation) else None,
-            memory_format=self.memory_format,
         )
         return reporter.train(batches, epoch, len(split))
 
     def _test(self, reporter: Reporter) -> tuple[float, Answers | Distances]:
         """The average loss and the scores. Testing changes nothing, so one that does not fit just begins anew."""
-        model = self._model if self._average is None else self._averaged_model()
+        model = self._model if self._average is None else self._seeing(self._average.module)
+        split, loss_fn = self._test_split, AverageLoss(self._loss_fn, self._device)
         while True:
-            split = self._test_split
-            tests = Batches(
-                split,
-                self._test_batch,
-                self._preprocessing,
-                self._device,
-                lying_order(split),
-                memory_format=self.memory_format,
-            )
+            tests = Batches(split, self._test_batch, self._device, lying_order(split))
+            loss_fn.begin()
             is_classes = self._card.task is Task.CLASSIFICATION
             scores: Answers | Distances = Answers(len(self._card.classes)) if is_classes else Distances()
             try:
-                return finite(test_loop(reporter.test(tests), model, self._loss_fn, scores)), scores
+                return test_loop(reporter.test(tests), model, loss_fn, scores), scores
             except (RuntimeError, MemoryError) as error:
                 if not memory.is_out_of_memory(error):
                     raise
@@ -183,8 +178,12 @@ class Engine:
                 self._test_batch = -(-self._test_batch // 2)
             memory.release(self._device)
 
-    def _averaged_model(self) -> nn.Module:
-        return arithmetic.in_precision(self.served, self._spec.precision, self._device)
+    def _seeing(self, network: nn.Module) -> nn.Module:
+        """The network as the loops use it."""
+        made, preprocessing = arithmetic.in_precision(network, self._spec.precision, self._device), self._preprocessing
+        if preprocessing.is_plain and self.memory_format == torch.contiguous_format:
+            return made
+        return arithmetic.FromUnit(made, preprocessing, self.memory_format)
 
 
 @contextmanager

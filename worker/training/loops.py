@@ -48,13 +48,11 @@ def train_loop(dataloader: Iterable[Batch], model: nn.Module, loss_fn: Averaging
 
 
 @torch.no_grad()
-def test_loop(dataloader: Iterable[Batch], model: nn.Module, loss_fn: LossFn, scores: Scores) -> float:
+def test_loop(dataloader: Iterable[Batch], model: nn.Module, loss_fn: AveragingLoss, scores: Scores) -> float:
     """One pass over the test pictures, which `scores` sees too. Returns the loss averaged over samples."""
     model.eval()
-    test_loss, samples = torch.zeros((), dtype=torch.float64), 0
     for X, y in dataloader:
         pred = model(X)
-        test_loss = test_loss + loss_fn(pred, y) * len(X)  # no .item(): a GPU need not wait
+        loss_fn(pred, y)
         scores.update(pred, y)
-        samples += len(X)
-    return float(test_loss) / samples
+    return loss_fn.average()

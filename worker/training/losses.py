@@ -48,45 +48,48 @@ def class_weights(loss: CrossEntropy | NLL, train_counts: Sequence[int]) -> list
 class AverageLoss:
     """A loss that remembers its average over the samples of an epoch, and refuses to go on when it is not finite.
 
-    A part of a batch counts with its share, and not at all until the batch is done (`commit`).
+    Samples count with the weights of their classes, as in the mean that torch's losses take: so the average does not
+    depend on how the samples are divided. A part of a batch counts only when the whole batch is done (`commit`).
     """
 
     def __init__(self, loss_fn: LossFn, device: torch.device, scaler: GradScaler | None = None) -> None:
         self._loss_fn, self._scaler, self._device = loss_fn, scaler, device
-        self.be_whole()
+        self._weight: Tensor | None = getattr(loss_fn, "weight", None)
+        self.share = 1.0  # of its batch, that the next part has in the gradient
         self.begin()
-
-    def be_whole(self) -> None:
-        """What comes next is a batch."""
-        self._share = 1.0
-        self._counts: float | None = None  # in samples; None: those that it is
-
-    def be_part(self, share: float, batch: int) -> None:
-        """What comes next is this share of a batch of so many samples."""
-        self._share, self._counts = share, share * batch
 
     def begin(self) -> None:
         """Forgets what it saw."""
         self._sum: float | Tensor = 0.0
         self._batch_sum: float | Tensor = 0.0
-        self._samples = self._batch_samples = self._batches = 0
+        self._mass = self._batch_mass = 0.0
+        self._batches = 0
 
     def __call__(self, pred: Tensor, y: Tensor, /) -> Tensor:
         """Raises Diverged: on the CPU at once, on a GPU within 100 batches."""
+        mass = self.mass(y)
+        if mass == 0:  # all of them are of classes that do not count
+            return pred.sum() * 0
         loss = self._loss_fn(pred, y)
         if self._device.type == "cpu":
-            self._batch_sum += finite(loss.item()) * (self._counts or len(y))
+            self._batch_sum += finite(loss.item()) * mass
         else:
-            self._batch_sum = self._batch_sum + loss.detach().double() * (self._counts or len(y))
-        self._batch_samples += len(y)
-        if self._share != 1 or self._scaler is not None:
+            self._batch_sum = self._batch_sum + loss.detach().double() * mass
+        self._batch_mass += mass
+        if self.share != 1 or self._scaler is not None:
             loss.register_hook(self._weigh)  # type: ignore[no-untyped-call]  # the value stays what it is
         return loss
+
+    def mass(self, y: Tensor) -> float:
+        """What the mean loss of these samples is divided by."""
+        if self._weight is None or y.is_floating_point():
+            return len(y)
+        return float(self._weight[y].sum())
 
     def commit(self) -> None:
         """The batch is done."""
         self._sum = self._sum + self._batch_sum
-        self._samples += self._batch_samples
+        self._mass += self._batch_mass
         self._batches += 1
         self.discard()
         if self._batches % _CHECK_STEPS == 0:
@@ -94,14 +97,15 @@ class AverageLoss:
 
     def discard(self) -> None:
         """The batch begins anew."""
-        self._batch_sum, self._batch_samples = 0.0, 0
+        self._batch_sum, self._batch_mass = 0.0, 0.0
 
     def average(self) -> float:
         """Over samples. Raises Diverged."""
-        return finite(float(self._sum + self._batch_sum)) / (self._samples + self._batch_samples)
+        mass = self._mass + self._batch_mass
+        return finite(float(self._sum + self._batch_sum)) / mass if mass else 0.0
 
     def _weigh(self, gradient: Tensor) -> Tensor:
-        share = gradient * self._share
+        share = gradient * self.share
         return share if self._scaler is None else self._scaler.scale(share)
 
 

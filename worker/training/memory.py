@@ -11,7 +11,8 @@ from typing import Final
 import torch
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-_CGROUP_MAX = Path("/sys/fs/cgroup/memory.max")
+_MEMINFO = Path("/proc/meminfo")
+_CGROUP_MAX, _CGROUP_CURRENT = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
 _RESET_PEAK: Final = "5"  # proc(5)
 _STACKS_BYTES: Final = 16 * 2**20  # of a thread: its stack and its part of malloc's heap, which are no training's
 _KEEP_FREED: Final = (
@@ -24,6 +25,7 @@ _SIGNS: Final = (
     "not enough memory",
     "out of memory",
     "bad_alloc",
+    "status_alloc_failed",  # cuBLAS and cuDNN
     "could not create a memory",
 )
 
@@ -35,13 +37,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _SIGNS)
 
 
-def limit(device: torch.device, mebibytes: int) -> None:
-    """Has allocations fail beyond so much more than what is in use now. Linux or CUDA."""
-    wanted = mebibytes * 2**20
+def limit(device: torch.device, mebibytes: int | None) -> None:
+    """Has allocations fail beyond so much more than what is in use now. Linux or CUDA.
+
+    None: beyond what the machine has left. Linux promises more than it has, and kills who takes it.
+    """
     if device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, wanted / total), device)
+        if mebibytes is not None:
+            total = torch.cuda.get_device_properties(device).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, mebibytes * 2**20 / total), device)
     elif sys.platform == "linux":
+        wanted = available_bytes() if mebibytes is None else mebibytes * 2**20
         used = _status_bytes("VmData")
         stacks = _STACKS_BYTES * (torch.get_num_threads() + 1)
         resource.setrlimit(resource.RLIMIT_DATA, (used + stacks + wanted, resource.getrlimit(resource.RLIMIT_DATA)[1]))
@@ -85,6 +91,16 @@ def total_bytes() -> int:
     with suppress(OSError, ValueError):  # no such limit, or the word "max"
         return min(physical, int(_CGROUP_MAX.read_text()))
     return physical
+
+
+def available_bytes() -> int:
+    """What is left of it (Linux)."""
+    left = total_bytes()
+    with suppress(OSError, ValueError):
+        left -= int(_CGROUP_CURRENT.read_text())
+    lines = _MEMINFO.read_text().splitlines()
+    (free,) = (int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    return min(left, free)
 
 
 def release(device: torch.device) -> None:

@@ -70,7 +70,7 @@ class Stepper:
         self._clip, self._average, self._scaler = clip, average, scaler
         self._plain_sgd, self.in_backward = plain_sgd, in_backward
         self.is_last = True  # of its batch's micro-batches
-        self.half_done = False  # some weights have taken this step and some have not
+        self.half_done = False  # it cannot begin anew: some weights may have taken it
         self.begin()
         if in_backward:
             for parameter in self._parameters:
@@ -84,10 +84,10 @@ class Stepper:
     def step(self) -> None:
         if not self.is_last:
             return
+        self.half_done = True  # the gradients are about to be changed, and the weights
         if self._scaler is not None:
             self._scaler.unscale_(self._optimizer)
         self._look_at_gradient()
-        self.half_done = True
         self._take_step()
         self._schedule.step_done()
         if self._average is not None:

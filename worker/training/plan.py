@@ -1,7 +1,7 @@
 """What a job will be, before it runs: its size, its steps, and the memory that it will need.
 
-Everything is found on the meta device, which has shapes but no numbers: a plan costs milliseconds, whatever the
-network weighs. Activations are what autograd keeps between forward and backward.
+Everything is found on the meta device, which has shapes but no numbers: a plan costs one pass of two pictures without
+arithmetic. Activations are what autograd keeps between forward and backward.
 """
 
 import math
@@ -17,6 +17,7 @@ from worker.jobs.spec import SGD, Optimizer, RMSprop, Spec
 from worker.networks import whole
 
 from . import memory as machine
+from .accumulation import micro_batch
 
 _FLOAT: Final = 4  # bytes
 _HALVES: Final = ("bf16", "fp16")
@@ -25,21 +26,22 @@ _HALVES: Final = ("bf16", "fp16")
 def plan(spec: Spec, card: Card) -> Plan:
     """Raises SpecRefused for a network that cannot be built for these pictures, and for a training that cannot fit."""
     network = shape_only(spec, card)
-    check_single_pictures(spec, card, network)
-    micro_batch = math.ceil(min(spec.batch_size, card.train_count) / spec.accumulation)
+    check_single_pictures(spec, card)
+    at_once = micro_batch(spec, card.train_count)
+    per_picture = _activations(spec, card, network)
     steps = math.ceil(card.train_count / spec.batch_size)
-    memory = _memory(spec, card, network, micro_batch)
+    memory = _memory(spec, card, network, per_picture * at_once, at_once)
     available = _available_bytes(spec)
     return Plan(
         spec=spec,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         steps_per_epoch=steps,
         steps=steps * spec.epochs,
-        micro_batch=micro_batch,
+        micro_batch=at_once,
         checkpoint_bytes=memory.weights_bytes + memory.optimizer_bytes,
         memory=memory,
         available_bytes=available,
-        fitting_micro_batch=None if available is None else _fitting(spec, card, network, micro_batch, available),
+        fitting_micro_batch=None if available is None else _fitting(spec, memory, at_once, available),
     )
 
 
@@ -50,46 +52,51 @@ def shape_only(spec: Spec, card: Card) -> nn.Module:
         return whole.network(spec, preprocessing, card.outputs).train()
 
 
-def check_single_pictures(spec: Spec, card: Card, network: nn.Module) -> None:
-    """Batch norm over a single number has no variance. Raises SpecRefused where the spec leads to one."""
-    if card.train_count % spec.batch_size != 1 and math.ceil(spec.batch_size / spec.accumulation) > 1:
+def check_single_pictures(spec: Spec, card: Card) -> None:
+    """Batch norm over a single number has no variance. Raises SpecRefused where the spec leads to one.
+
+    Parts of a batch are never made so small, but a batch itself may be.
+    """
+    if card.train_count % spec.batch_size != 1 and spec.batch_size != 1:
         return
     try:
-        _forward(spec, card, network, 1)
+        _forward(spec, card, shape_only(spec, card), 1)
     except ValueError as error:
         raise SpecRefused(
-            f"Some batch, or part of one, has a single picture ({card.train_count} pictures in batches of "
-            f"{spec.batch_size}), which batch norm cannot take in training.",
-            pointer="#/accumulation" if spec.accumulation > 1 else "#/batch_size",
+            f"The last batch would be a single picture ({card.train_count} pictures in batches of {spec.batch_size}), "
+            "which the batch norm of this network cannot take in training.",
+            pointer="#/batch_size",
         ) from error
 
 
-def _fitting(spec: Spec, card: Card, network: nn.Module, micro_batch: int, available: int) -> int:
+def _fitting(spec: Spec, memory: Memory, at_once: int, available: int) -> int:
     """Halved as the training would halve it. Raises SpecRefused when not even one picture fits."""
-    while (needed := _memory(spec, card, network, micro_batch).peak_bytes) > available:
-        if micro_batch == 1:
+    fixed = memory.peak_bytes - memory.activations_bytes
+    per_picture = memory.activations_bytes // at_once
+    while fixed + per_picture * at_once > available:
+        if at_once == 1:
+            limited = "#/memory_limit_mb" if spec.memory_limit_mb else "#/model"
             raise SpecRefused(
-                f"This training needs about {needed // 2**20} MiB with one picture at a time; "
+                f"This training needs about {(fixed + per_picture) // 2**20} MiB with one picture at a time; "
                 f"{available // 2**20} MiB are available.",
-                pointer="#/memory_limit_mb" if spec.memory_limit_mb else "#/model",
+                pointer="#/batch_size" if memory.batch_bytes > available else limited,
             )
-        micro_batch = math.ceil(micro_batch / 2)
-    return micro_batch
+        at_once = math.ceil(at_once / 2)
+    return at_once
 
 
-def _memory(spec: Spec, card: Card, network: nn.Module, micro_batch: int) -> Memory:
+def _memory(spec: Spec, card: Card, network: nn.Module, activations: int, at_once: int) -> Memory:
     weights = sum(parameter.nbytes for parameter in network.parameters())
     buffers = sum(buffer.nbytes for buffer in network.buffers())
     copies = 1 + (spec.ema is not None)
-    seen = card.channels * math.prod(whole.preprocessing(spec, card).input_size)
     stored = card.channels * card.height * card.width
-    pictures = max(micro_batch, 2)  # batch norm may not take one
+    seen = card.channels * math.prod(whole.preprocessing(spec, card).input_size)
     parts = {
         "weights_bytes": copies * (weights + buffers),
         "gradients_bytes": weights,
         "optimizer_bytes": _remembered(spec.optimizer) * weights,
-        "activations_bytes": micro_batch * _activations(spec, card, network, pictures) // pictures,
-        "batch_bytes": min(spec.batch_size, card.train_count) * (seen * _FLOAT + stored),
+        "activations_bytes": activations + at_once * seen * _FLOAT,
+        "batch_bytes": min(spec.batch_size, card.train_count) * stored * (1 + _FLOAT),
     }
     return Memory(**parts, peak_bytes=sum(parts.values()))
 
@@ -103,8 +110,11 @@ def _remembered(optimizer: Optimizer) -> int:
     return 2
 
 
-def _activations(spec: Spec, card: Card, network: nn.Module, micro_batch: int) -> int:
-    """Bytes kept for backward, and twice the largest of them: its gradient, and what that is computed from."""
+def _activations(spec: Spec, card: Card, network: nn.Module) -> int:
+    """Bytes kept for backward, and twice the largest of them: its gradient, and what that is computed from.
+
+    For one picture; found with two, because batch norm may not take one.
+    """
     known = {id(storage): storage for storage in map(_storage, (*network.parameters(), *network.buffers()))}
     kept: dict[int, UntypedStorage] = {}  # holds on to them, so that no two have the same id
 
@@ -115,15 +125,20 @@ def _activations(spec: Spec, card: Card, network: nn.Module, micro_batch: int) -
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        _forward(spec, card, network, micro_batch)
+        _forward(spec, card, network, 2)
     sizes = [storage.nbytes() for storage in kept.values()]
-    total = sum(sizes) + 2 * max(sizes, default=0)
+    total = (sum(sizes) + 2 * max(sizes, default=0)) // 2
     return total // 2 if spec.precision in _HALVES else total
 
 
 def _forward(spec: Spec, card: Card, network: nn.Module, pictures: int) -> Tensor:
     height, width = whole.preprocessing(spec, card).input_size
-    pred: Tensor = network(torch.empty(pictures, card.channels, height, width, device="meta"))
+    try:
+        pred: Tensor = network(torch.empty(pictures, card.channels, height, width, device="meta"))
+    except RuntimeError as error:  # sizes that no tensor can have
+        raise SpecRefused(
+            "What this network keeps of a picture is too large to be counted.", pointer="#/model"
+        ) from error
     return pred
 
 

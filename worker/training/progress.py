@@ -47,7 +47,7 @@ class Reporter:
         """Where the training is, in words."""
         if self._now.phase is Phase.TESTING:
             return f"in the test of epoch {self._now.epoch}"
-        return f"in batch {self._now.batch + 1} of epoch {self._now.epoch}"
+        return f"in batch {min(self._now.batch + 1, self._now.batches)} of epoch {self._now.epoch}"
 
     @property
     def epoch(self) -> int:

@@ -186,10 +186,19 @@ def test_threads_are_decided_once(db: Database) -> None:
         job = queue.get(db, job.id)
 
 
-@pytest.mark.parametrize("threads", [1, 3, 64])
-def test_threads_that_were_asked_for_are_given(db: Database, threads: int) -> None:
+@pytest.mark.parametrize(("threads", "given"), [(1, 1), (3, 3), (64, 4)])
+def test_threads_that_were_asked_for_are_given_as_far_as_there_are_cores(
+    db: Database, threads: int, given: int
+) -> None:
     queue.enqueue(db, Spec(threads=threads))
-    assert _threads(db, cores=2, slots=2) == threads
+    assert _threads(db, cores=4, slots=4) == given
+
+
+def test_a_job_keeps_its_threads_where_there_are_fewer_cores(db: Database) -> None:
+    job = queue.enqueue(db, Spec())
+    assert _threads(db, cores=4, slots=4) == 4
+    queue.finish(db, job.id, 1, Outcome.RELEASED, max_attempts=3)
+    assert _threads(db, cores=2, slots=2) == 4
 
 
 def test_a_job_waits_for_its_cores_and_no_younger_one_overtakes_it(db: Database) -> None:

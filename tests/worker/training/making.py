@@ -43,15 +43,15 @@ def accumulation(
     spec: Spec | None = None,
     *,
     counts: list[int] | None = None,
+    least: int = 1,
     on_smaller: Callable[[int, int], None] = lambda *_: None,
     **more: Any,
 ) -> Accumulation:
     spec = spec or Spec.model_validate({"optimizer": {"lr": 0.1}})
     loss_fn = loss_function(spec.loss, counts or [1, 1, 1], CPU)
     steps = stepper(model, spec, **more)
-    weight = getattr(loss_fn, "weight", None)
     return Accumulation(
-        micro_batch, AverageLoss(loss_fn, CPU, more.get("scaler")), steps, weight=weight, on_smaller=on_smaller
+        micro_batch, AverageLoss(loss_fn, CPU, more.get("scaler")), steps, least=least, on_smaller=on_smaller
     )
 
 

@@ -92,6 +92,48 @@ def test_healing_in_the_middle_of_an_epoch_keeps_the_loss_curve() -> None:
     assert losses == pytest.approx(train(8)[0], abs=1e-6)
 
 
+class Restless(nn.Module):
+    """Batch norm and dropout, which a failed pass has already moved when it fails."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.network = nn.Sequential(
+            nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3)
+        )
+        self.room = room
+
+    def forward(self, X: Tensor) -> Tensor:
+        pred: Tensor = self.network(X)
+        if len(X) > self.room:
+            raise Full
+        return pred
+
+
+def test_a_failed_pass_leaves_no_trace_in_running_averages_and_random_numbers() -> None:
+    states = []
+    for micro_batch, room in ((8, 4), (4, 1000)):
+        model = Restless(room)
+        torch.manual_seed(1)
+        accumulation(model, micro_batch).train(iter(batches(8, 8, 5)), model, CPU)
+        states.append(model.state_dict())
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+    assert states[0]["network.2.num_batches_tracked"] == 6
+
+
+def test_no_part_is_smaller_than_the_network_takes() -> None:
+    seen: list[int] = []
+
+    class Watching(Narrow):
+        def forward(self, X: Tensor) -> Tensor:
+            seen.append(len(X))
+            return super().forward(X)
+
+    model = Watching(1000)
+    accumulation(model, 2, least=2).train(iter(batches(8, 3)), model, CPU)
+    assert seen == [2, 2, 2, 2, 3]
+
+
 def test_the_parts_of_a_batch_are_even() -> None:
     seen: list[int] = []
 

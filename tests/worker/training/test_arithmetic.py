@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from worker.networks.mlp import mlp
+from worker.networks.whole import LogProbabilities
 from worker.training import arithmetic
 
 CPU = torch.device("cpu")
@@ -47,6 +48,13 @@ def test_mixed_precision_rounds_inside_and_gives_fp32(precision: str) -> None:
     assert not torch.equal(mixed, exact)
     mixed.sum().backward()
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in network.parameters())
+
+
+def test_log_probabilities_keep_their_digits_in_mixed_precision() -> None:
+    logits = torch.randn(5, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = LogProbabilities(dim=1)(logits)
+    assert torch.equal(found, logits.log_softmax(1))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32"])

@@ -306,6 +306,75 @@ def test_early_stopping_counts_the_epochs_before_an_interruption(
     assert [row.epoch for row in records.epochs(db, job_id)] == [1, 2, 3]
 
 
+def test_an_attempt_that_died_after_its_last_epoch_trains_no_other(
+    settings: Settings, db: Database, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Early stopping ended it, but the job was not told: the next attempt must come to the same end."""
+    ready_tiny(db, settings.data_dir)
+    early = {"metric": "test_accuracy", "patience": 2, "min_delta": 1.0}
+    job_id = submit(db, early_stopping=early, epochs=9)
+    with monkeypatch.context() as patch:
+        patch.setattr(queue, "finish", lambda *_, **__: None)  # dies before
+        run()
+    queue.finish(db, job_id, 1, Outcome.RELEASED, max_attempts=3)
+    _, job = run()
+    assert (job.status, job.attempt) == (Status.SUCCEEDED, 2)
+    assert [row.epoch for row in records.epochs(db, job_id)] == [1, 2, 3]
+    assert [event.kind for event in records.events(db, job_id)] == ["stopped_early"]
+
+
+def test_memory_that_runs_out_beside_the_loops_is_told_as_such(
+    settings: Settings, db: Database, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready_tiny(db, settings.data_dir)
+
+    def full(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(checkpoints, "save", full)
+    submit(db)
+    _, job = run()
+    assert (error_of(job)["code"], error_of(job)["phase"]) == ("out_of_memory", "saving")
+
+
+def test_a_resumed_job_does_not_need_the_weights_that_it_began_with(
+    settings: Settings, db: Database, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready_tiny(db, settings.data_dir)
+    model = {"name": "squeezenet1_1"}
+    first = submit(db, model=model, epochs=1)
+    run()
+    (settings.data_dir / "weights").mkdir()
+    file = settings.data_dir / "weights" / "mine.safetensors"
+    shutil.copy(settings.data_dir / records.checkpoint(db, first, "last").row.path, file)
+    submit(db, model=model | {"weights": "mine"}, epochs=2)
+    with monkeypatch.context() as patch:
+        stop_after(9 + 3, patch)
+        _, job = run()
+    queue.finish(db, job.id, job.attempt, Outcome.RELEASED, max_attempts=3)
+    file.unlink()
+    _, job = run()
+    assert job.status == Status.SUCCEEDED, job.error
+
+
+def test_arithmetic_that_need_not_be_exact_here_is_not_taken_over(
+    settings: Settings, db: Database, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready_tiny(db, settings.data_dir)
+    job_id = submit(db)
+    job = queue.claim(db, "worker", 30)
+    assert job is not None
+    with monkeypatch.context() as patch:
+        stop_after(9 + 3, patch)
+        training.run(settings, job_id, 1, "medium")
+    torch.set_float32_matmul_precision("highest")
+    queue.finish(db, job_id, 1, Outcome.RELEASED, max_attempts=3)
+    run()  # on a machine whose probe says "highest"
+    provenance = queue.get(db, job_id).provenance
+    assert provenance is not None
+    assert provenance["arithmetic"] == "highest"
+
+
 def test_a_loss_that_explodes_fails_the_job_and_keeps_what_was_finite(
     settings: Settings, db: Database, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,7 +386,7 @@ def test_a_loss_that_explodes_fails_the_job_and_keeps_what_was_finite(
     def explode(self: losses.AverageLoss, pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         nonlocal calls
         calls += 1
-        return real(self, pred * (math.inf if calls == 8 + 3 else 1), y)
+        return real(self, pred * (math.inf if calls == 8 + 1 + 3 else 1), y)
 
     monkeypatch.setattr(losses.AverageLoss, "__call__", explode)
     _, job = run()

@@ -23,16 +23,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 
 def test_batches_walk_the_split_in_order_and_end_with_the_short_one(tiny: Prepared) -> None:
-    walked = list(Batches(tiny.train, 64, AS_TENSOR, CPU, LYING))
+    walked = list(Batches(tiny.train, 64, CPU, LYING))
     assert [len(y) for _, y in walked] == [64] * 7 + [TRAIN - 7 * 64]
-    assert len(Batches(tiny.train, 64, AS_TENSOR, CPU, LYING)) == len(walked)
+    assert len(Batches(tiny.train, 64, CPU, LYING)) == len(walked)
     assert torch.equal(torch.cat([y for _, y in walked]), tiny.train.labels)
     assert torch.equal(torch.cat([X for X, _ in walked]), tiny.train.images.float() / 255)
 
 
 def test_batches_follow_an_order(tiny: Prepared) -> None:
     indices = shuffled_order(TRAIN, 0, 1)
-    walked = list(Batches(tiny.train, 64, AS_TENSOR, CPU, Order(indices, [])))
+    walked = list(Batches(tiny.train, 64, CPU, Order(indices, [])))
     assert torch.equal(torch.cat([y for _, y in walked]), tiny.train.labels[indices])
     assert torch.equal(torch.cat([X for X, _ in walked]), tiny.train.images[indices].float() / 255)
 
@@ -41,13 +41,13 @@ def test_numbers_to_predict_stay_with_their_pictures(tiny: Prepared) -> None:
     numbers = torch.stack([torch.arange(TRAIN), torch.arange(TRAIN) / 7], dim=1)
     split, indices = Split(tiny.train.images, numbers), shuffled_order(TRAIN, 0, 1)
     for each in (LYING, Order(indices, [])):
-        labels = torch.cat([y for _, y in Batches(split, 64, AS_TENSOR, CPU, each)])
+        labels = torch.cat([y for _, y in Batches(split, 64, CPU, each)])
         assert labels.dtype == torch.float32
         assert torch.equal(labels, numbers if each is LYING else numbers[indices])
 
 
 def test_pixels_equal_the_tutorials_to_tensor_to_the_bit(tiny: Prepared) -> None:
-    X, _ = next(iter(Batches(tiny.train, 3, AS_TENSOR, CPU, LYING)))
+    X, _ = next(iter(Batches(tiny.train, 3, CPU, LYING)))
     for picture, raw in zip(X, tiny.train.images, strict=False):
         assert torch.equal(picture, ToTensor()(raw[0].numpy()))
 
@@ -105,7 +105,7 @@ def windowed(monkeypatch: pytest.MonkeyPatch) -> Order:
 def test_a_window_is_read_ahead_while_one_is_at_work_and_then_released(tiny: Prepared, windowed: Order) -> None:
     first, second, third, fourth, last = windowed.windows
     pages = Pages()
-    walk = iter(Batches(Split(tiny.train.images, tiny.train.labels, pages), 60, AS_TENSOR, CPU, windowed))
+    walk = iter(Batches(Split(tiny.train.images, tiny.train.labels, pages), 60, CPU, windowed))
     told = []
     for _ in walk:
         told.append(pages.calls)
@@ -133,7 +133,7 @@ def test_each_batchs_pictures_are_held_and_in_the_end_none_are(
     chosen = windowed if shuffled else lying_order(tiny.train)
     indices = torch.arange(TRAIN) if chosen.indices is None else chosen.indices
     pages = Pages()
-    walked = Batches(Split(tiny.train.images, tiny.train.labels, pages), batch_size, AS_TENSOR, CPU, chosen)
+    walked = Batches(Split(tiny.train.images, tiny.train.labels, pages), batch_size, CPU, chosen)
     for number, _ in enumerate(walked):
         held = {picture for block in pages.held for picture in range(*block)}
         assert held.issuperset(indices[number * batch_size : (number + 1) * batch_size].tolist())
@@ -146,7 +146,7 @@ def test_each_batchs_pictures_are_held_and_in_the_end_none_are(
 @pytest.mark.parametrize("batch_size", [7, 64, 250, 1000])
 def test_batches_are_the_same_with_pages_and_without(tiny: Prepared, windowed: Order, batch_size: int) -> None:
     def walked(split: Split) -> list[torch.Tensor]:
-        return [tensor for batch in Batches(split, batch_size, AS_TENSOR, CPU, windowed) for tensor in batch]
+        return [tensor for batch in Batches(split, batch_size, CPU, windowed) for tensor in batch]
 
     images, labels = tiny.train.images, tiny.train.labels
     expected = walked(Split(images, labels))
@@ -158,7 +158,7 @@ def test_batches_are_the_same_with_pages_and_without(tiny: Prepared, windowed: O
 
 def test_batches_larger_than_windows_expect_none_that_is_done_with(tiny: Prepared, windowed: Order) -> None:
     pages = Pages()
-    list(Batches(Split(tiny.train.images, tiny.train.labels, pages), 490, AS_TENSOR, CPU, windowed))
+    list(Batches(Split(tiny.train.images, tiny.train.labels, pages), 490, CPU, windowed))
     assert pages.held == set()
     done: set[Block] = set()
     for what, block in pages.calls:

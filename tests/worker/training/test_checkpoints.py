@@ -93,11 +93,16 @@ def test_files_that_no_row_names_are_removed(tmp_path: Path, model: torch.nn.Mod
     assert gone.path not in left
 
 
-def test_state_of_another_format_is_refused(tmp_path: Path) -> None:
-    torch.save({"optimizer": {}}, tmp_path / "old.pt")
-    contents = (tmp_path / "old.pt").read_bytes()
-    with pytest.raises(CheckpointCorrupt):
-        checkpoints.load_state(tmp_path / "old.pt", hashlib.sha256(contents).hexdigest())
+def test_state_of_a_newer_epochd_is_refused_and_of_an_older_one_is_not(tmp_path: Path) -> None:
+    states: list[dict[str, object]] = [{"optimizer": {}}, {"optimizer": {}, "format": checkpoints.FORMAT + 1}]
+    for state in states:
+        torch.save(state, tmp_path / "state.pt")
+        digest = hashlib.sha256((tmp_path / "state.pt").read_bytes()).hexdigest()
+        if "format" not in state:
+            assert checkpoints.load_state(tmp_path / "state.pt", digest) == state
+            continue
+        with pytest.raises(CheckpointCorrupt):
+            checkpoints.load_state(tmp_path / "state.pt", digest)
 
 
 def test_every_single_bit_flip_is_refused(tmp_path: Path, saved: SavedCheckpoint) -> None:

@@ -56,7 +56,7 @@ def test_test_loop_shows_all_answers_to_the_scores_and_averages_over_samples() -
     y = model(X).argmax(1)
     y[0] = (y[0] + 1) % 3
     scores = Answers(3)
-    loss = test_loop([(X[:8], y[:8]), (X[8:], y[8:])], model, nn.CrossEntropyLoss(), scores)
+    loss = test_loop([(X[:8], y[:8]), (X[8:], y[8:])], model, averaged(nn.CrossEntropyLoss()), scores)
     assert scores.compute()["test_accuracy"] == 8 / 9
     assert loss == pytest.approx(nn.functional.cross_entropy(model(X), y).item(), rel=1e-6)
 
@@ -66,19 +66,19 @@ def test_both_loops_take_numbers_to_predict() -> None:
     batches = [(X, torch.rand(len(X), 3)) for X, _ in make_batches(8, 1)]
     X, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
     scores = Distances()
-    loss = test_loop(batches, model, nn.MSELoss(), scores)
+    loss = test_loop(batches, model, averaged(nn.MSELoss()), scores)
     pred = model(X).detach()
     assert loss == pytest.approx(float((pred - y).square().mean()), rel=1e-6)
     assert scores.compute()["test_mae"] == pytest.approx(float((pred - y).abs().mean()), rel=1e-6)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     trained = train_loop(batches, model, averaged(nn.MSELoss()), optimizer)
-    assert trained > test_loop(batches, model, nn.MSELoss(), Distances())
+    assert trained > test_loop(batches, model, averaged(nn.MSELoss()), Distances())
 
 
 def test_the_loops_set_the_mode_that_dropout_needs() -> None:
     model = make_model(dropout=0.5)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    test_loop(make_batches(2), model, nn.CrossEntropyLoss(), Answers(3))
+    test_loop(make_batches(2), model, averaged(nn.CrossEntropyLoss()), Answers(3))
     assert not model.training
     train_loop(make_batches(2), model, averaged(nn.CrossEntropyLoss()), optimizer)
     assert model.training
@@ -86,7 +86,7 @@ def test_the_loops_set_the_mode_that_dropout_needs() -> None:
 
 def test_test_loop_keeps_no_gradients() -> None:
     model = make_model()
-    test_loop(make_batches(2), model, nn.CrossEntropyLoss(), Answers(3))
+    test_loop(make_batches(2), model, averaged(nn.CrossEntropyLoss()), Answers(3))
     assert all(parameter.grad is None for parameter in model.parameters())
 
 

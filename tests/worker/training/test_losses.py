@@ -70,7 +70,7 @@ def test_the_average_is_over_samples_and_counts_only_what_was_committed() -> Non
 def test_a_share_weighs_the_gradient_and_not_the_value() -> None:
     pred = PRED.clone().requires_grad_()
     loss_fn = AverageLoss(nn.CrossEntropyLoss(), CPU)
-    loss_fn.be_part(0.25, 16)
+    loss_fn.share = 0.25
     loss = loss_fn(pred, Y)
     loss.backward()  # type: ignore[no-untyped-call]
     whole = PRED.clone().requires_grad_()
@@ -79,6 +79,25 @@ def test_a_share_weighs_the_gradient_and_not_the_value() -> None:
     assert whole.grad is not None
     assert torch.allclose(pred.grad, whole.grad / 4)
     assert loss.item() == nn.functional.cross_entropy(PRED, Y).item()
+
+
+@pytest.mark.parametrize("sizes", [[4], [1, 3], [1, 1, 1, 1]])
+def test_the_average_with_class_weights_does_not_depend_on_how_samples_are_divided(sizes: list[int]) -> None:
+    weighted = nn.CrossEntropyLoss(torch.tensor([0.5, 4.0, 1.0]))
+    loss_fn = AverageLoss(weighted, CPU)
+    for pred, y in zip(torch.split(PRED, sizes), torch.split(Y, sizes), strict=True):
+        loss_fn(pred, y)
+    assert loss_fn.average() == pytest.approx(float(weighted(PRED, Y)))
+
+
+def test_samples_that_do_not_count_have_no_loss_and_no_gradient() -> None:
+    loss_fn = AverageLoss(nn.CrossEntropyLoss(torch.tensor([0.0, 1.0, 1.0])), CPU)
+    pred = PRED.clone().requires_grad_()
+    loss_fn(pred[:1], Y[:1]).backward()  # type: ignore[no-untyped-call]
+    assert pred.grad is not None
+    assert not pred.grad.any()
+    loss_fn(pred[1:], Y[1:])
+    assert loss_fn.average() == pytest.approx(float(nn.functional.cross_entropy(PRED[1:], Y[1:])))
 
 
 @pytest.mark.parametrize("odd", [math.nan, math.inf])

@@ -51,8 +51,8 @@ class Spec(Part):
         1,
         ge=1,
         le=65_536,
-        description="In how many parts a batch goes through the network; the gradients are added up, so the step stays "
-        "the same and memory gets less. Batch norm sees the parts",
+        description="In how many parts, at most, a batch goes through the network; the gradients are added up, so the "
+        "step stays the same and memory gets less. Batch norm sees the parts",
     )
     epochs: int = Field(5, ge=1, le=100_000, description="Passes over the training pictures")
     shuffle: bool = Field(True, description="Whether each epoch has an order of its own, derived from the seed")
@@ -77,8 +77,8 @@ class Spec(Part):
         None,
         ge=1,
         le=1024,
-        description="Processor threads; they are part of the result's last digits. Unset: all cores for a job alone, "
-        "fewer when more jobs wait; decided when the job first starts, and kept",
+        description="Processor threads, as far as there are cores; they are part of the result's last digits. Unset: "
+        "all cores for a job alone, fewer when more jobs wait. Decided when the job first starts, and kept",
     )
     memory_limit_mb: int | None = Field(
         None,
