@@ -6,11 +6,13 @@ and one at the end.
 
 import argparse
 import json
+import multiprocessing
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,7 +26,7 @@ from worker.jobs.db import Database
 from worker.jobs.processes import cores
 from worker.jobs.spec import Spec
 from worker.networks import whole
-from worker.training import arithmetic
+from worker.training import arithmetic, memory
 from worker.training.engine import Engine
 from worker.training.progress import Reporter
 
@@ -44,17 +46,18 @@ def main() -> None:
     parser.add_argument("pairs", type=int)
     arguments = parser.parse_args()
     torch.set_num_threads(cores())
+    if arguments.what == "step":
+        stock = _elsewhere(arguments.model, arguments.prepared, arguments.pictures)
+    memory.keep_freed()
     exact = arithmetic.probe()
     spec = Spec.model_validate(MODELS[arguments.model] | {"epochs": arguments.pairs + 1})
     data = first_pictures(arguments.prepared, arguments.pictures)
     preprocessing = whole.preprocessing(spec, data.card)
     torch.manual_seed(spec.seed)
     network = whole.network(spec, preprocessing, data.card.outputs)
-    loop: Bare | Stock
-    if arguments.what == "epoch":
-        loop = Bare(spec, data.train, preprocessing, deepcopy(network), exact)
-    else:
-        loop = Stock(spec, data.train, preprocessing, deepcopy(network))
+    loop: Bare | Elsewhere = (
+        Bare(spec, data.train, preprocessing, deepcopy(network), exact) if arguments.what == "epoch" else stock
+    )
     engine = Engine(spec, data, preprocessing, network, CPU, lambda *_: None)
     with reporting(spec.epochs) as reporter:
         for epoch in range(1, spec.epochs + 1):
@@ -70,6 +73,35 @@ def main() -> None:
             "peak_gflops": peak_gflops(spec.precision),
         }
     )
+
+
+class Elsewhere:
+    """The stock loop in a process of its own, whose malloc is as it comes; it takes its turns when asked."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def epoch(self, number: int) -> float:
+        self._connection.send(number)
+        seconds: float = self._connection.recv()
+        return seconds
+
+
+def _elsewhere(model: str, prepared: Path, pictures: int) -> Elsewhere:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    context.Process(target=_stock, args=(theirs, model, prepared, pictures), daemon=True).start()
+    return Elsewhere(ours)
+
+
+def _stock(connection: Connection, model: str, prepared: Path, pictures: int) -> None:
+    torch.set_num_threads(cores())
+    spec, data = Spec.model_validate(MODELS[model]), first_pictures(prepared, pictures)
+    preprocessing = whole.preprocessing(spec, data.card)
+    torch.manual_seed(spec.seed)
+    loop = Stock(spec, data.train, preprocessing, whole.network(spec, preprocessing, data.card.outputs))
+    while True:
+        connection.send(loop.epoch(connection.recv()))
 
 
 def first_pictures(folder: Path, train: int) -> Prepared:

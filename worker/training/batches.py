@@ -20,7 +20,7 @@ _TEST_BYTES: Final = 4 * 2**20  # of float pixels in a test batch: they stay in 
 class Batches:
     """The batches of one epoch: X float32 N x C x H x W in 0..1, y int64 N or float32 N x targets.
 
-    The last may be short. What preprocessing there is beyond that is done on the parts that go through the network (`FromUnit`).
+    The last may be short. Preprocessing beyond that is done on the parts that go through the network (`FromUnit`).
     """
 
     def __init__(

@@ -4,6 +4,7 @@ import ctypes
 import os
 import resource
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -20,11 +21,13 @@ _KEEP_FREED: Final = (
     (-2, 64 * 2**20),  # M_TOP_PAD: and grows in large steps
     (-3, 2**30),  # M_MMAP_THRESHOLD: pieces up to this come from the heap; mallopt(3)
 )
+_GIVE_BACK: Final = ((-3, 2**20), (-1, 2**20), (-2, 0))  # or a freed tensor would still count as in use
 _SIGNS: Final = (
     "can't allocate memory",
     "not enough memory",
     "out of memory",
     "bad_alloc",
+    "could not create a primitive",  # oneDNN, without saying why
     "status_alloc_failed",  # cuBLAS and cuDNN
     "could not create a memory",
 )
@@ -50,6 +53,8 @@ def limit(device: torch.device, mebibytes: int | None) -> None:
         wanted = available_bytes() if mebibytes is None else mebibytes * 2**20
         used = _status_bytes("VmData")
         stacks = _STACKS_BYTES * (torch.get_num_threads() + 1)
+        if mebibytes is not None:
+            _tune_malloc(_GIVE_BACK)
         resource.setrlimit(resource.RLIMIT_DATA, (used + stacks + wanted, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
 
@@ -59,10 +64,7 @@ def keep_freed() -> None:
     By itself glibc gives large pieces back to the kernel and gets them anew, zeroed page by page, at every step: that
     costs a convolutional network a third of its time. Does nothing where there is no glibc.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        for parameter, value in _KEEP_FREED:
-            mallopt(parameter, value)
+    _tune_malloc(_KEEP_FREED)
 
 
 def reset_peak(device: torch.device) -> None:
@@ -104,9 +106,20 @@ def available_bytes() -> int:
 
 
 def release(device: torch.device) -> None:
-    """Gives back what is kept for later, so that smaller pieces find room."""
+    """Gives back what is kept for later, now and from now on, so that smaller pieces find room."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    else:
+        _tune_malloc(_GIVE_BACK)
+
+
+def _tune_malloc(parameters: Iterable[tuple[int, int]]) -> None:
+    """mallopt(3), and malloc_trim(3)."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        for parameter, value in parameters:
+            libc.mallopt(parameter, value)
+        libc.malloc_trim(0)
 
 
 def _status_bytes(field: str) -> int:

@@ -135,9 +135,9 @@ class Stepper:
             self._optimizer.step()
 
     def _on_gradient(self, parameter: Tensor) -> None:
-        if self._steps_early and parameter.grad is not None:
+        if self._steps_early and (gradient := parameter.grad) is not None:
             self.half_done = True
-            self._descend(parameter, parameter.grad)
+            self._descend(parameter, gradient)
             parameter.grad = None
 
     def _descend(self, parameter: Tensor, gradient: Tensor) -> None:

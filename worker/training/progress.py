@@ -36,6 +36,7 @@ class Reporter:
         self._epoch_started = time.monotonic()
         self._reported = -math.inf
         self._first_batch_pending = True
+        self._batch = 0  # of the epoch's training
         self._now = Progress(Phase.PREPARING, 0, 0, 0, None, None)
 
     @property
@@ -47,7 +48,7 @@ class Reporter:
         """Where the training is, in words."""
         if self._now.phase is Phase.TESTING:
             return f"in the test of epoch {self._now.epoch}"
-        return f"in batch {min(self._now.batch + 1, self._now.batches)} of epoch {self._now.epoch}"
+        return f"in batch {min(self._batch + 1, self._now.batches)} of epoch {self._now.epoch}"
 
     @property
     def epoch(self) -> int:
@@ -64,16 +65,16 @@ class Reporter:
 
     def train(self, batches: Dataloader, epoch: int, samples: int) -> Iterator[Batch]:
         """Watches an epoch's training batches."""
-        self._epoch_started = time.monotonic()
+        self._epoch_started, self._batch = time.monotonic(), 0
         self._now = Progress(Phase.TRAINING, epoch, 0, len(batches), None, self._now.eta_seconds)
         self._record_in_time()
-        for batch, data in enumerate(batches, start=1):
+        for data in batches:
             yield data
-            elapsed = time.monotonic() - self._epoch_started
-            rate = min(batch / len(batches) * samples, samples) / elapsed
-            eta = self._eta(batch / len(batches), elapsed)
-            self._now = Progress(Phase.TRAINING, epoch, batch, len(batches), rate, eta)
-            self._between_batches()
+            self._batch += 1
+            if self._stop_requested or self._first_batch_pending or self._is_time():  # all that most batches pay for
+                self._now = self._trained(samples)
+                self._between_batches()
+        self._now = self._trained(samples)
 
     def test(self, batches: Dataloader) -> Iterator[Batch]:
         """Watches the test batches."""
@@ -90,6 +91,11 @@ class Reporter:
         eta = left * self._trained_seconds / self._trained_epochs
         self._now = Progress(**vars(self._now) | {"eta_seconds": eta})
         return self._now
+
+    def _trained(self, samples: int) -> Progress:
+        elapsed, share = time.monotonic() - self._epoch_started, self._batch / self._now.batches
+        rate, eta = share * samples / elapsed, self._eta(share, elapsed)
+        return Progress(Phase.TRAINING, self._now.epoch, self._batch, self._now.batches, rate, eta)
 
     def _eta(self, share: float, elapsed: float) -> float:
         """Seconds until the job is done: by whole epochs once there are some, by batches before."""
@@ -108,8 +114,11 @@ class Reporter:
             self._record_in_time()
 
     def _record_in_time(self) -> None:
-        if time.monotonic() - self._reported >= _REPORT_SECONDS:
+        if self._is_time():
             self._record()
+
+    def _is_time(self) -> bool:
+        return time.monotonic() - self._reported >= _REPORT_SECONDS
 
     def _record(self, record: Callable[[Database, str, int, Progress], None] = records.record_progress) -> None:
         """Raises StaleAttempt. A database that is away costs a report, never the training."""

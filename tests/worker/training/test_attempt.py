@@ -73,6 +73,7 @@ def stop_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
             raise Stopped
         real(self)
 
+    monkeypatch.setattr(progress.Reporter, "_is_time", lambda _: True)  # it looks after each batch
     monkeypatch.setattr(progress.Reporter, "_between_batches", between)
 
 
