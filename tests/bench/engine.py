@@ -9,7 +9,7 @@ import json
 import multiprocessing
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -100,8 +100,9 @@ def _stock(connection: Connection, model: str, prepared: Path, pictures: int) ->
     preprocessing = whole.preprocessing(spec, data.card)
     torch.manual_seed(spec.seed)
     loop = Stock(spec, data.train, preprocessing, whole.network(spec, preprocessing, data.card.outputs))
-    while True:
-        connection.send(loop.epoch(connection.recv()))
+    with suppress(EOFError):  # nobody asks any more
+        while True:
+            connection.send(loop.epoch(connection.recv()))
 
 
 def first_pictures(folder: Path, train: int) -> Prepared:
