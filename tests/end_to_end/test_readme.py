@@ -104,7 +104,9 @@ def test_the_walk(clone: Path, served: int) -> None:
             variables = kept.read().strip()
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
         said.append(done.stdout)
-    submitted, looked, cancelled, listed, predicted, refused, uploaded, shown, deleted, built_in = said
+    submitted, looked, cancelled, listed, predicted, refused, planned, reported, uploaded, shown, deleted, built_in = (
+        said
+    )
     assert '"status":"queued"' in submitted
     assert '"next_since":' in looked
     assert re.search(r'"status":"(cancelled|cancelling)"', cancelled)
@@ -113,6 +115,8 @@ def test_the_walk(clone: Path, served: int) -> None:
     assert predicted.count('"label":"Ankle boot"') >= 3
     assert '"pointer":"#/optimizer/lr"' in refused
     assert '"ready":true' in refused
+    assert '"steps":1876' in planned
+    assert '"confusion_matrix":[[' in reported
     assert '"name":"shapes","version":1' in uploaded
     assert re.search(r'"status":"(uploaded|preparing|ready)"', shown)
     assert '"name":"cifar100"' in shown
