@@ -17,6 +17,7 @@ import pytest
 from service.cli import app
 from tests.end_to_end.serving import environment
 from worker.jobs.settings import Settings
+from worker.jobs.spec import Spec
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -125,6 +126,22 @@ def test_the_walk(clone: Path, served: int) -> None:
     assert '"status":"ready"' in built_in
     trained_on = [httpx2.get(f"http://127.0.0.1:{served}/jobs/{job['id']}").json()["spec"]["dataset"] for job in jobs]
     assert {"name": "shapes", "version": 1} in trained_on
+
+
+def test_the_specs_that_it_shows_are_specs() -> None:
+    shown = re.findall(r"^```json\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    assert len(shown) == 2
+    for spec in shown:
+        Spec.model_validate_json(spec)
+
+
+def test_the_names_in_its_table_of_the_spec_are_those_that_there_are() -> None:
+    table = README.partition("| Part | Choices |")[2].partition("```sh")[0]
+    parts = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+    assert set(parts) < Spec.model_fields.keys()
+    rest = re.findall(r"^\| the rest \| (.*) \|$", table, re.MULTILINE)[0].split(", ")
+    described = {"name", "labels", "dataset"}  # elsewhere
+    assert {*parts, *rest, *described} == Spec.model_fields.keys()
 
 
 def test_every_make_target_it_names_exists() -> None:
