@@ -82,10 +82,13 @@ class Accumulation:
 
     def _shrink(self) -> None:
         if self._unfinished is None or self._optimizer.half_done:
-            raise OutOfMemory("There is not enough memory for the batch itself, or for the optimizer.")
+            raise OutOfMemory(
+                "There is not enough memory for the batch itself, or for the optimizer.",
+                suggestion="Set `accumulation`, to have parts from the start, or take a smaller `batch_size`.",
+            )
         tried = min(self.micro_batch, len(self._unfinished[0]))
         if tried <= self._least:
-            raise OutOfMemory
+            raise OutOfMemory(suggestion="Take a smaller network or `image_size`, or allow more memory.")
         self.micro_batch = math.ceil(tried / 2)
         self._loss_fn.discard()
         self._optimizer.discard()
@@ -118,5 +121,7 @@ def _next(batches: Iterator[Batch]) -> Batch | None:
         return next(batches, None)
     except (RuntimeError, MemoryError) as error:
         if memory.is_out_of_memory(error):
-            raise OutOfMemory("There is not enough memory for the pictures of one batch.") from error
+            raise OutOfMemory(
+                "There is not enough memory for the pictures of one batch.", suggestion="Take a smaller `batch_size`."
+            ) from error
         raise

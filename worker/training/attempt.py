@@ -4,7 +4,7 @@ import math
 import platform
 from dataclasses import asdict
 from functools import partial
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 import structlog
 import torch
@@ -30,6 +30,10 @@ from .plan import check_single_pictures
 from .progress import Reporter
 from .stopping import epochs_without_improvement
 
+_OUT_OF_MEMORY: Final = OutOfMemory(
+    "There is not enough memory beside the batches: for the network, the optimizer, or saving them.",
+    suggestion="Take a smaller network or an optimizer that remembers less, such as sgd, or allow more memory.",
+)
 _log = structlog.get_logger()
 
 
@@ -55,7 +59,7 @@ def run(settings: Settings, job_id: str, attempt: int, exact: Arithmetic = "high
                 insist(partial(note, EventKind.DIVERGED, error.detail))
         except Exception as error:
             _log.exception("attempt_failed")
-            known = OutOfMemory() if memory.is_out_of_memory(error) else Internal()
+            known = _OUT_OF_MEMORY if memory.is_out_of_memory(error) else Internal()
             tail = traceback_tail(error)
             outcome, failure = Outcome.FAILED, Failure.of(known, phase=reporter.phase, traceback_tail=tail)
         maximum = settings.max_attempts
