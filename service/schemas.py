@@ -9,19 +9,8 @@ from worker.jobs.built_in import BUILT_IN
 from worker.jobs.card import Card, Task
 from worker.jobs.failures import Failure
 from worker.jobs.records import KeptCheckpoint
-from worker.jobs.tables import (
-    TERMINAL,
-    Attempt,
-    Dataset,
-    Epoch,
-    Event,
-    EventKind,
-    Job,
-    Outcome,
-    Phase,
-    Status,
-    Transition,
-)
+from worker.jobs.states import TERMINAL, EventKind, Outcome, Phase, Status
+from worker.jobs.tables import Attempt, Dataset, Epoch, Event, Job, Transition
 from worker.jobs.wire import Prediction
 
 

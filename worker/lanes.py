@@ -18,7 +18,8 @@ from worker.jobs.errors import StaleAttempt
 from worker.jobs.failures import Failure
 from worker.jobs.processes import EXIT_STOPPED, EXIT_UNFIT_PARENT, cores
 from worker.jobs.settings import Settings
-from worker.jobs.tables import Dataset, Job, Outcome, Status
+from worker.jobs.states import Outcome, Status
+from worker.jobs.tables import Dataset, Job
 from worker.launchers.local import LocalLauncher, Running, preparing_log, training_log
 
 _log = structlog.get_logger()

@@ -10,7 +10,7 @@ import structlog
 from worker.jobs import versions
 from worker.jobs.db import Database
 from worker.jobs.files import is_unlocked
-from worker.jobs.tables import DatasetStatus
+from worker.jobs.states import DatasetStatus
 
 _ROW_SECONDS: Final = 24 * 3600  # an archive has its row in an instant, unless the database is the wrong one
 _LOCK_SECONDS: Final = 10  # what is being received is locked before it is this old

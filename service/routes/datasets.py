@@ -19,7 +19,8 @@ from worker.jobs.form import Form
 from worker.jobs.ids import new_id
 from worker.jobs.settings import Settings
 from worker.jobs.spec import Name, Part
-from worker.jobs.tables import Dataset, DatasetStatus
+from worker.jobs.states import DatasetStatus
+from worker.jobs.tables import Dataset
 
 from service.deps import DatabaseDep, SettingsDep
 from service.errors import responses

@@ -20,7 +20,8 @@ from worker.jobs.errors import (
 )
 from worker.jobs.plan import Plan
 from worker.jobs.spec import Spec
-from worker.jobs.tables import TERMINAL, DatasetStatus, Job, Status
+from worker.jobs.states import TERMINAL, DatasetStatus, Status
+from worker.jobs.tables import Job
 
 from service.deps import DatabaseDep, JobDep, PredictorDep, require_json
 from service.errors import responses

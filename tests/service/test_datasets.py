@@ -27,7 +27,7 @@ from worker.jobs.db import Database
 from worker.jobs.errors import BadArchive, DatasetInvalid
 from worker.jobs.failures import Failure
 from worker.jobs.form import Form
-from worker.jobs.tables import Outcome
+from worker.jobs.states import Outcome
 
 
 def zipped(**files: bytes) -> bytes:

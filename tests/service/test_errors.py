@@ -14,7 +14,7 @@ from tests.worker.jobs.making import finish, record, running
 from tests.worker.jobs.test_failures import family
 from worker.jobs import errors
 from worker.jobs.db import Database
-from worker.jobs.tables import Outcome
+from worker.jobs.states import Outcome
 
 CANARY = "c4narybird"
 JSON = {"Content-Type": "application/json"}

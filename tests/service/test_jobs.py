@@ -14,7 +14,8 @@ from worker.jobs.db import Database
 from worker.jobs.errors import Diverged
 from worker.jobs.failures import Failure
 from worker.jobs.spec import Spec
-from worker.jobs.tables import EventKind, Job, Outcome, Phase, Status
+from worker.jobs.states import EventKind, Outcome, Phase, Status
+from worker.jobs.tables import Job
 
 JSON = {"Content-Type": "application/json"}
 RESOLVED = DEFAULTS | {"dataset": {"name": "fashion-mnist", "version": 1}}

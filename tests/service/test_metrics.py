@@ -7,7 +7,7 @@ from fastapi.testclient import TestClient
 
 from tests.worker.jobs.making import claim, finish, record, result, running
 from worker.jobs.db import Database
-from worker.jobs.tables import Outcome
+from worker.jobs.states import Outcome
 
 
 def poll(client: TestClient, job_id: str, query: str = "") -> dict[str, Any]:

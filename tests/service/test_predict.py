@@ -9,7 +9,8 @@ from tests.service.predictor import FakePredictor
 from tests.worker.jobs.making import finish, record, running, saved
 from worker.jobs import errors
 from worker.jobs.db import Database
-from worker.jobs.tables import Job, Outcome
+from worker.jobs.states import Outcome
+from worker.jobs.tables import Job
 
 PNG = {"Content-Type": "image/png"}
 PICTURE = b"\x89PNG\r\n\x1a\n and so on"

@@ -24,7 +24,7 @@ from worker.jobs.ids import new_id
 from worker.jobs.processes import EXIT_DONE, EXIT_STOPPED, EXIT_UNFIT_PARENT
 from worker.jobs.settings import Settings
 from worker.jobs.spec import Spec
-from worker.jobs.tables import DatasetStatus, Outcome, Status
+from worker.jobs.states import DatasetStatus, Outcome, Status
 from worker.supervisor import Supervisor
 
 Supervise = Callable[[], AbstractContextManager[Supervisor]]

@@ -16,7 +16,8 @@ from worker.jobs.failures import Failure
 from worker.jobs.form import Form
 from worker.jobs.ids import new_id
 from worker.jobs.settings import Settings
-from worker.jobs.tables import Dataset, DatasetStatus
+from worker.jobs.states import DatasetStatus
+from worker.jobs.tables import Dataset
 from worker.sweeping import sweep
 
 STRANGER = "0" * 24

@@ -18,7 +18,8 @@ from worker.jobs.errors import Crashed, DatasetInvalid, DiskFull, EpochdError, I
 from worker.jobs.failures import Failure, traceback_tail
 from worker.jobs.processes import EXIT_DONE, EXIT_STALE, EXIT_STOPPED, Stopped, limit_memory
 from worker.jobs.settings import Settings
-from worker.jobs.tables import Dataset, Outcome
+from worker.jobs.states import Outcome
+from worker.jobs.tables import Dataset
 
 from .decoding import DecoderDied
 from .preparing import prepare

@@ -20,7 +20,8 @@ from .failures import Failure
 from .form import Form
 from .ids import new_id
 from .spec import NAME_PATTERN, Spec
-from .tables import SPENT, TERMINAL, Dataset, DatasetStatus, Job, Outcome
+from .states import SPENT, TERMINAL, DatasetStatus, Outcome
+from .tables import Dataset, Job
 
 _LIVE = (DatasetStatus.UPLOADED, DatasetStatus.PREPARING, DatasetStatus.READY)
 

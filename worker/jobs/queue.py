@@ -12,17 +12,8 @@ from .errors import Conflict, NotFound, StaleAttempt, WorkerLost
 from .failures import Failure
 from .ids import is_id, new_id
 from .spec import Spec
-from .tables import (
-    SPENT,
-    TERMINAL,
-    Attempt,
-    Dataset,
-    DatasetStatus,
-    Job,
-    Outcome,
-    Status,
-    Transition,
-)
+from .states import SPENT, TERMINAL, DatasetStatus, Outcome, Status
+from .tables import Attempt, Dataset, Job, Transition
 
 
 def enqueue(db: Database, spec: Spec) -> Job:

@@ -13,7 +13,8 @@ from .errors import NotFound, NotReady
 from .leases import hold, update_fenced
 from .report import Report
 from .spec import Metric
-from .tables import Attempt, Checkpoint, Epoch, Event, EventKind, Job, Phase, ReportRow, Status, Transition
+from .states import EventKind, Phase, Status
+from .tables import Attempt, Checkpoint, Epoch, Event, Job, ReportRow, Transition
 
 _DETAIL_CHARACTERS = 300
 

@@ -13,7 +13,8 @@ from .card import Task
 from .db import Database
 from .errors import NotFound
 from .spec import NAME_PATTERN
-from .tables import Dataset, DatasetStatus
+from .states import DatasetStatus
+from .tables import Dataset
 
 SCRATCH: Final = ".preparing-"  # begins the name of a folder that is being made; its own name and a random end follow
 

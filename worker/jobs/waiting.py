@@ -5,7 +5,8 @@ from typing import Any
 from sqlalchemy import Row, Select, func, select
 from sqlmodel import Session, col
 
-from .tables import Dataset, DatasetStatus, Job, Status
+from .states import DatasetStatus, Status
+from .tables import Dataset, Job
 
 
 def oldest() -> Select[Any]:

@@ -20,7 +20,8 @@ from worker.jobs.processes import EXIT_DONE, EXIT_STALE, EXIT_STOPPED, Stopped, 
 from worker.jobs.records import EpochResult
 from worker.jobs.settings import Settings
 from worker.jobs.spec import Metric, Spec
-from worker.jobs.tables import EventKind, Job, Outcome, Phase
+from worker.jobs.states import EventKind, Outcome, Phase
+from worker.jobs.tables import Job
 from worker.networks import whole
 
 from . import arithmetic, checkpoints, device, memory

@@ -13,7 +13,7 @@ from worker.jobs import records
 from worker.jobs.db import DATABASE_AWAY, Database
 from worker.jobs.processes import Stopped
 from worker.jobs.records import Progress
-from worker.jobs.tables import Phase
+from worker.jobs.states import Phase
 
 from .loops import Batch
 

@@ -22,7 +22,8 @@ from worker.jobs.form import Form
 from worker.jobs.ids import new_id
 from worker.jobs.processes import EXIT_DONE, EXIT_STALE, EXIT_STOPPED
 from worker.jobs.settings import Settings
-from worker.jobs.tables import Dataset, DatasetStatus
+from worker.jobs.states import DatasetStatus
+from worker.jobs.tables import Dataset
 
 
 @pytest.fixture

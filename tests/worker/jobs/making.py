@@ -11,7 +11,8 @@ from worker.jobs.failures import Failure
 from worker.jobs.records import EpochResult, Progress, SavedCheckpoint
 from worker.jobs.report import Report, report_of
 from worker.jobs.spec import Spec
-from worker.jobs.tables import Job, Outcome, Phase, Status
+from worker.jobs.states import Outcome, Phase, Status
+from worker.jobs.tables import Job
 
 BACKENDS = ("sqlite", "postgresql")
 LEASE_SECONDS = 60.0

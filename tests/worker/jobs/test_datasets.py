@@ -15,7 +15,8 @@ from worker.jobs.failures import Failure
 from worker.jobs.form import Form
 from worker.jobs.ids import new_id
 from worker.jobs.spec import Spec
-from worker.jobs.tables import SPENT, TERMINAL, Dataset, DatasetStatus, Job, Outcome, Status
+from worker.jobs.states import SPENT, TERMINAL, DatasetStatus, Outcome, Status
+from worker.jobs.tables import Dataset, Job
 
 FAILURE = Failure.of(DatasetInvalid("There is one class only."))
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from tests.worker.jobs.making import claim, finish, running
 from worker.jobs import records
 from worker.jobs.db import Database
-from worker.jobs.tables import EventKind, Outcome
+from worker.jobs.states import EventKind, Outcome
 
 
 def test_events_are_told_in_order_across_attempts(db: Database) -> None:

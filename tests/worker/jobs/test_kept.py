@@ -12,7 +12,8 @@ from worker.jobs import records
 from worker.jobs.db import Database
 from worker.jobs.errors import NotFound
 from worker.jobs.spec import LOWER_IS_BETTER, Metric
-from worker.jobs.tables import Job, Outcome
+from worker.jobs.states import Outcome
+from worker.jobs.tables import Job
 
 VALUES = [0.3, 0.7, 0.2, 0.7, 0.9, 0.5]
 

@@ -31,7 +31,8 @@ from worker.jobs.errors import Conflict, NotFound, StaleAttempt
 from worker.jobs.failures import Failure
 from worker.jobs.ids import new_id
 from worker.jobs.spec import Dataset, Spec
-from worker.jobs.tables import OWNED, SPENT, TERMINAL, Job, Outcome, Phase, Status, Worker
+from worker.jobs.states import OWNED, SPENT, TERMINAL, Outcome, Phase, Status
+from worker.jobs.tables import Job, Worker
 
 # What an attempt's end makes of its job, by the status the job had; max_attempts is 3 and this is its first.
 NEXT_STATUS = {

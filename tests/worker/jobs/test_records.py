@@ -26,7 +26,8 @@ from worker.jobs import queue, records, workers
 from worker.jobs.db import Database
 from worker.jobs.errors import NotFound, NotReady, StaleAttempt
 from worker.jobs.spec import Spec
-from worker.jobs.tables import TERMINAL, Epoch, EventKind, Outcome, Phase, Status
+from worker.jobs.states import TERMINAL, EventKind, Outcome, Phase, Status
+from worker.jobs.tables import Epoch
 
 Write = Callable[[Database, str, int], object]
 WRITES: dict[str, Write] = {

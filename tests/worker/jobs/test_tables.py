@@ -9,7 +9,8 @@ from tests.worker.jobs.making import everything, job_with_status, progress, reco
 from worker.jobs import queue, records
 from worker.jobs.db import Database
 from worker.jobs.spec import Spec
-from worker.jobs.tables import EventKind, Job, Outcome, Phase, Status
+from worker.jobs.states import EventKind, Outcome, Phase, Status
+from worker.jobs.tables import Job
 
 _TIME = "'2026-01-01 00:00:00.000000'"
 VIOLATIONS = {

@@ -19,7 +19,8 @@ from worker.jobs.db import Database
 from worker.jobs.processes import EXIT_DONE, EXIT_STALE, EXIT_STOPPED, Stopped
 from worker.jobs.settings import Settings
 from worker.jobs.spec import MLP, Spec
-from worker.jobs.tables import Job, Outcome, Status
+from worker.jobs.states import Outcome, Status
+from worker.jobs.tables import Job
 from worker.training import attempt as training
 from worker.training import checkpoints, engine, losses, progress
 

@@ -15,7 +15,7 @@ from worker.jobs.processes import Stopped
 from worker.jobs.records import Progress
 from worker.jobs.settings import Settings
 from worker.jobs.spec import Spec
-from worker.jobs.tables import Phase
+from worker.jobs.states import Phase
 from worker.training import progress
 from worker.training.progress import Reporter
 

@@ -1,0 +1,54 @@
+"""The states that jobs, datasets and attempts can be in, and what each means."""
+
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    QUEUED = "queued"  # waits for a worker
+    RUNNING = "running"  # an attempt owns it
+    CANCELLING = "cancelling"  # an attempt owns it and has been asked to stop for good
+    SUCCEEDED = "succeeded"  # every epoch was trained
+    FAILED = "failed"  # cannot be trained, or its attempts are spent
+    CANCELLED = "cancelled"  # stopped by request
+
+
+class DatasetStatus(StrEnum):
+    UPLOADED = "uploaded"  # waits for a worker to prepare it
+    PREPARING = "preparing"  # an attempt owns it
+    READY = "ready"  # can be trained on; never changes again
+    INVALID = "invalid"  # cannot be prepared
+    DELETED = "deleted"  # its files are gone; the row keeps the version's number from being used again
+
+
+OWNED = (Status.RUNNING, Status.CANCELLING)
+TERMINAL = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
+
+
+class Phase(StrEnum):
+    PREPARING = "preparing"  # building dataset, model and optimizer
+    TRAINING = "training"
+    TESTING = "testing"
+    SAVING = "saving"  # writing the checkpoint
+
+
+class Outcome(StrEnum):
+    """How an attempt ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"  # an error that another attempt would meet again
+    CANCELLED = "cancelled"
+    RELEASED = "released"  # its worker was told to stop and gave the job back; costs nothing
+    KILLED = "killed"  # the training process died of a signal
+    CRASHED = "crashed"  # the training process left without a word
+    WORKER_LOST = "worker_lost"  # the lease ran out
+
+
+SPENT = (Outcome.KILLED, Outcome.CRASHED, Outcome.WORKER_LOST)  # these count against max_attempts
+
+
+class EventKind(StrEnum):
+    """What a training did by itself, that its owner will want to know."""
+
+    MICRO_BATCH = "micro_batch"  # a batch did not fit into memory and goes through in parts
+    STOPPED_EARLY = "stopped_early"  # the metric that early stopping watches got no better
+    DIVERGED = "diverged"  # the loss was no finite number any more
