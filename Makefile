@@ -12,7 +12,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo serve test lint types unit e2e chaos bench bench-datasets image-check clean
+.PHONY: help demo serve test lint types unit e2e chaos chaos-long bench bench-datasets image-check clean
 
 help: ## Show this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -38,8 +38,12 @@ unit: .venv/installed ## The unit tier, in seconds
 e2e: .venv/installed ## Over real HTTP with a real worker process, and the README's commands
 	$(PYTEST) -q tests/end_to_end
 
-chaos: .venv/installed ## Kill what can be killed, a few times; KILLS=20 for more
-	$(if $(KILLS),KILLS=$(KILLS) )$(PYTEST) -q tests/chaos
+chaos: .venv/installed ## Kill, freeze and corrupt what can be, a few times; `make chaos KILLS=200` for more
+	$(PYTEST) -q tests/chaos
+
+chaos-long: .venv/installed ## The same with all kills, races, damages and restarts (an hour)
+	KILLS=200 ROUNDS=100 TERMS=50 CANCELS=100 WRITES=60 FLIPS=300 TRUNCATIONS=99 HOLD=10 LOAD_SECONDS=60 RESTARTS=10 \
+		RACES=full DATASET_KILLS=20 $(PYTEST) -q tests/chaos
 
 bench: .venv/installed ## Measure: epochd beside scripts and bare loops, one table of pairs (half an hour)
 	@$(BIN)/python -m tests.bench

@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
-from worker.jobs import queue
+from worker.jobs import files, queue
 from worker.jobs.db import Database
 from worker.jobs.errors import UnsupportedMediaType
 from worker.jobs.settings import Settings
@@ -37,6 +37,17 @@ def _job(db: DatabaseDep, job_id: Annotated[str, Path(description="The job's id"
 
 
 JobDep = Annotated[Job, Depends(_job)]
+
+
+def require_space(settings: SettingsDep) -> None:
+    """Work that would fail for want of space is refused. Raises DiskFull."""
+    files.require_space(settings.data_dir, settings.min_free_bytes)
+
+
+async def require_json_if_any(request: Request) -> None:
+    """Of a body that may be left out."""
+    if await request.body():
+        require_json(request)
 
 
 def require_json(request: Request) -> None:

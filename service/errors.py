@@ -9,8 +9,10 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from worker.jobs import errors
+from worker.jobs.db import DATABASE_AWAY
 from worker.jobs.errors import EpochdError
 from worker.jobs.spec import UNKNOWN_NAME
 
@@ -28,13 +30,16 @@ STATUS: dict[type[EpochdError], HTTPStatus] = {
     errors.DiskFull: HTTPStatus.INSUFFICIENT_STORAGE,
     errors.UnsupportedMediaType: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     errors.BadImage: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.DatabaseUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.PredictorUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.Internal: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 _HEADERS: dict[type[EpochdError], dict[str, str]] = {
     errors.Unauthenticated: {"WWW-Authenticate": "Bearer"},
+    errors.DatabaseUnavailable: {"Retry-After": "1"},
     errors.PredictorUnavailable: {"Retry-After": "1"},
 }
+_DATABASE_AWAY = (*DATABASE_AWAY, PoolTimeout)
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 422: "validation_error"}
 _MAX_FIELDS, _MAX_POINTER = 20, 200  # an answer stays small whatever was sent
 _log = structlog.get_logger()
@@ -96,7 +101,7 @@ def responses(*wanted: type[EpochdError]) -> dict[int | str, dict[str, Any]]:
 def everywhere() -> dict[int | str, dict[str, Any]]:
     """The problems that any route can answer with."""
     schema = {"content": {"application/problem+json": {"schema": Problem.model_json_schema()}}}
-    return responses(errors.Unauthenticated) | {
+    return responses(errors.Unauthenticated, errors.DatabaseUnavailable) | {
         413: {"description": "The body is larger than this address accepts.", **schema},
         422: {
             "description": "The request was understood and refused; `errors` says which field and why.",
@@ -109,6 +114,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(EpochdError, _on_epochd_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_error)
+    for kind in _DATABASE_AWAY:
+        app.add_exception_handler(kind, _on_database_away)
     app.add_exception_handler(Exception, _on_unexpected)
 
 
@@ -120,7 +127,7 @@ def request_id(request: Request) -> str | None:
 def response_to(error: EpochdError, request_id: str | None) -> Response:
     """The problem that an error of ours is."""
     kind = type(error)
-    detail, fields = error.detail, []
+    detail, fields = " ".join(filter(None, (error.detail, error.hint))), []
     if isinstance(error, errors.SpecRefused):
         fields = [FieldProblem(pointer=error.pointer, detail=error.detail)]
         detail = f"{error.pointer}: {error.detail}"
@@ -162,7 +169,16 @@ def _on_http_error(request: Request, error: Exception) -> Response:
     return problem(error.status_code, code, detail, request_id=request_id(request), headers=headers)
 
 
+def _on_database_away(request: Request, error: Exception) -> Response:
+    """A lock that was held for long, a server that restarts, a disk without space: not this request's fault."""
+    _log.error("database_away", request_id=request_id(request), exc_info=error)
+    is_full = "disk is full" in str(getattr(error, "orig", ""))
+    return response_to(errors.DiskFull() if is_full else errors.DatabaseUnavailable(), request_id(request))
+
+
 def _on_unexpected(request: Request, error: Exception) -> Response:
+    if isinstance(error, _DATABASE_AWAY):  # in a middleware
+        return _on_database_away(request, error)
     _log.error("request_failed", request_id=request_id(request), exc_info=error)
     detail = "Something went wrong here, not with your request. The service's log has the details."
     return problem(500, "internal", detail, request_id=request_id(request))

@@ -12,7 +12,7 @@ from . import errors
 from .auth import Keys, RequireKey, bearer
 from .middleware import RequestContext
 from .predictor import Predictor
-from .routes import checkpoints, datasets, health, jobs, metrics, predict, report
+from .routes import checkpoints, control, datasets, health, jobs, logs, metrics, predict, report
 
 _JSON_BYTES = 2**20
 _DESCRIPTION = "Turns *train this network on these pictures* into HTTP."
@@ -42,8 +42,8 @@ def create_app(settings: Settings) -> FastAPI:
         swagger_ui_oauth2_redirect_url=None,
         responses=errors.everywhere(),
     )
-    for router in (jobs.router, metrics.router, report.router, checkpoints.router, health.router):
-        app.include_router(router, max_body_size=_JSON_BYTES)
+    for room in (jobs, control, metrics, report, logs, checkpoints, health):
+        app.include_router(room.router, max_body_size=_JSON_BYTES)
     app.include_router(predict.router, max_body_size=settings.max_image_bytes)
     app.include_router(datasets.router, max_body_size=settings.max_dataset_bytes)
     errors.install(app)

@@ -2,10 +2,8 @@
 breaks off.
 """
 
-import errno
 import fcntl
 import os
-import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,8 +14,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from worker.jobs.archives import HEAD_BYTES, kind_of
-from worker.jobs.errors import BadArchive, DiskFull, InvalidRequest
-from worker.jobs.settings import SPARE_BYTES
+from worker.jobs.errors import BadArchive, InvalidRequest
+from worker.jobs.files import require_space, told_when_full
 
 T = TypeVar("T")
 
@@ -31,7 +29,9 @@ _USAGE = (
 
 
 @asynccontextmanager
-async def received(request: Request, path: Path, validate: Callable[[bytes], T]) -> AsyncIterator[T]:
+async def received(
+    request: Request, path: Path, validate: Callable[[bytes], T], *, spare_bytes: int
+) -> AsyncIterator[T]:
     """Streams the form's archive to `path`, and gives what `validate` makes of the form's text, as soon as each can be
     judged. The block moves the file away, or it goes.
 
@@ -39,25 +39,21 @@ async def received(request: Request, path: Path, validate: Callable[[bytes], T])
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
+        with told_when_full(), path.open("wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # the sweep takes one that nobody holds
-            form = await _receive(request, file, validate)
+            _, options = parse_options_header(request.headers.get("content-type"))
+            boundary = options.get(b"boundary", b"")
+            form = await _receive(request, _Form(boundary, file, validate, spare_bytes=spare_bytes))
             yield form
     except FormParserError as error:
         raise InvalidRequest(f"The form cannot be read. {_USAGE}") from error
     except ClientDisconnect as error:
         raise InvalidRequest("The upload broke off.") from error
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull from error
-        raise
     finally:
         path.unlink(missing_ok=True)
 
 
-async def _receive(request: Request, file: IO[bytes], validate: Callable[[bytes], T]) -> T:
-    _, options = parse_options_header(request.headers.get("content-type"))
-    form = _Form(options.get(b"boundary", b""), file, validate)
+async def _receive(request: Request, form: "_Form[T]") -> T:
     waiting = bytearray()
     async for chunk in request.stream():
         waiting += chunk
@@ -71,7 +67,8 @@ async def _receive(request: Request, file: IO[bytes], validate: Callable[[bytes]
 class _Form(Generic[T]):
     """Takes a multipart body apart as it comes."""
 
-    def __init__(self, boundary: bytes, file: IO[bytes], validate: Callable[[bytes], T]) -> None:
+    def __init__(self, boundary: bytes, file: IO[bytes], validate: Callable[[bytes], T], *, spare_bytes: int) -> None:
+        self._spare_bytes = spare_bytes
         if not boundary:
             raise InvalidRequest(f"The form has no boundary. {_USAGE}")
         self._file, self._validate = file, validate
@@ -95,8 +92,7 @@ class _Form(Generic[T]):
         )
 
     def feed(self, data: bytes) -> None:
-        if shutil.disk_usage(self._file.name).free < SPARE_BYTES:  # the database and running jobs need some
-            raise DiskFull
+        require_space(Path(self._file.name).parent, self._spare_bytes)
         self._parser.write(data)
 
     def end(self) -> T:

@@ -8,20 +8,23 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 
-from worker.jobs import datasets, queue, versions
+from worker.jobs import datasets, queue, records, versions
+from worker.jobs.attempt_logs import tail, training_log
 from worker.jobs.db import Database
-from worker.jobs.errors import StaleAttempt
+from worker.jobs.errors import StaleAttempt, Stalled
 from worker.jobs.failures import Failure
+from worker.jobs.leftovers import remove_others
 from worker.jobs.processes import EXIT_STOPPED, EXIT_UNFIT_PARENT, cores
 from worker.jobs.settings import Settings
-from worker.jobs.states import Outcome, Status
+from worker.jobs.states import Outcome, Wish
 from worker.jobs.tables import Dataset, Job
-from worker.launchers.local import LocalLauncher, Running, preparing_log, training_log
+from worker.launchers.local import LocalLauncher, Running, preparing_log
 
+_DUMP_SECONDS: Final = 1.0
 _log = structlog.get_logger()
 
 
@@ -31,6 +34,7 @@ class Watched:
 
     process: Running
     stop_deadline: float | None = None  # when it will be killed, once asked to stop
+    stall_deadline: float | None = None  # when it will be killed, because nothing moved
 
 
 class Lane(Protocol):
@@ -38,17 +42,21 @@ class Lane(Protocol):
 
     name: str
     room: int  # for so many at once
+    stall_seconds: float | None  # after so long without a pulse an attempt is killed
 
     def claim(self, worker_id: str) -> Job | Dataset | None: ...
 
     def start(self, row_id: str, attempt: int) -> Running: ...
 
-    def owned(self, worker_id: str) -> dict[str, tuple[int, bool]]:
-        """What the worker still owns: id -> (attempt, whether it is to stop)."""
+    def owned(self, worker_id: str) -> dict[str, tuple[int, Wish]]:
+        """What the worker still owns: id -> (attempt, what is to become of it)."""
 
     def renew(self, worker_id: str, ids: Collection[str]) -> None: ...
 
-    def failure(self, row_id: str, attempt: int, exit_code: int) -> Failure: ...
+    def failure(self, row_id: str, attempt: int, exit_code: int, *, stalled: bool) -> Failure: ...
+
+    def clean(self, row_id: str, attempt: int) -> None:
+        """Removes what an attempt that has left may have left behind."""
 
     def finish(self, row_id: str, attempt: int, outcome: Outcome, failure: Failure | None) -> str: ...
 
@@ -59,6 +67,7 @@ class TrainingLane:
     def __init__(self, settings: Settings, db: Database, launcher: LocalLauncher) -> None:
         self._settings, self._db = settings, db
         self.room, self.start = settings.resolved_slots, launcher.train
+        self.stall_seconds: float | None = settings.stall_seconds
         self._threads: dict[tuple[str, int], int] = {}  # of the attempts that run
 
     def claim(self, worker_id: str) -> Job | None:
@@ -73,16 +82,24 @@ class TrainingLane:
             self._threads[job.id, job.attempt] = job.threads or 1
         return job
 
-    def owned(self, worker_id: str) -> dict[str, tuple[int, bool]]:
-        found = queue.owned(self._db, worker_id)
-        return {job_id: (attempt, status is Status.CANCELLING) for job_id, (attempt, status) in found.items()}
+    def owned(self, worker_id: str) -> dict[str, tuple[int, Wish]]:
+        return queue.owned(self._db, worker_id)
 
     def renew(self, worker_id: str, ids: Collection[str]) -> None:
         queue.renew(self._db, worker_id, self._settings.lease_seconds, ids)
 
-    def failure(self, row_id: str, attempt: int, exit_code: int) -> Failure:
-        phase = queue.get(self._db, row_id).phase
-        return Failure.of_exit(exit_code, log=training_log(row_id, attempt), phase=phase)
+    def failure(self, row_id: str, attempt: int, exit_code: int, *, stalled: bool) -> Failure:
+        phase = queue.phase(self._db, row_id)
+        said = tail(self._settings.data_dir / training_log(row_id, attempt))
+        if stalled:
+            detail = f"Nothing moved for {self.stall_seconds:g} seconds, so the training was killed."
+            hint = "The log says where; if a step may take so long, raise EPOCHD_STALL_SECONDS."
+            return Failure.of(Stalled(detail, hint=hint), phase=phase, log_tail=said)
+        hint = f"The attempt's log may say more: GET /jobs/{row_id}/logs?attempt={attempt}"
+        return Failure.of_exit(exit_code, phase=phase, log_tail=said, hint=hint)
+
+    def clean(self, row_id: str, attempt: int) -> None:
+        remove_others(self._settings.data_dir, row_id, attempt, records.files(self._db, row_id))
 
     def finish(self, row_id: str, attempt: int, outcome: Outcome, failure: Failure | None) -> str:
         self._threads.pop((row_id, attempt), None)  # whatever the database says, they are free
@@ -91,7 +108,8 @@ class TrainingLane:
 
 class PreparingLane:
     name = "preparing"
-    room = 1
+    room: int = 1
+    stall_seconds: float | None = None  # it watches itself
 
     def __init__(self, settings: Settings, db: Database, launcher: LocalLauncher) -> None:
         self._settings, self._db = settings, db
@@ -102,16 +120,21 @@ class PreparingLane:
             return None
         return datasets.claim(self._db, worker_id, self._settings.lease_seconds)
 
-    def owned(self, worker_id: str) -> dict[str, tuple[int, bool]]:
+    def owned(self, worker_id: str) -> dict[str, tuple[int, Wish]]:
         found = datasets.owned(self._db, worker_id)
-        return {dataset_id: (attempt, False) for dataset_id, attempt in found.items()}
+        return {dataset_id: (attempt, Wish.GO_ON) for dataset_id, attempt in found.items()}
 
     def renew(self, worker_id: str, ids: Collection[str]) -> None:
         datasets.renew(self._db, worker_id, self._settings.lease_seconds, ids)
 
-    def failure(self, row_id: str, attempt: int, exit_code: int) -> Failure:
-        phase = versions.by_id(self._db, row_id).step
-        return Failure.of_exit(exit_code, log=preparing_log(row_id, attempt), phase=phase, what="preparing")
+    def failure(self, row_id: str, attempt: int, exit_code: int, *, stalled: bool) -> Failure:  # noqa: ARG002
+        phase, log = versions.by_id(self._db, row_id).step, preparing_log(row_id, attempt)
+        said = tail(self._settings.data_dir / log)
+        hint = f"The log of the attempt may say more: {log} in the data folder."
+        return Failure.of_exit(exit_code, phase=phase, log_tail=said, hint=hint, what="preparing")
+
+    def clean(self, row_id: str, attempt: int) -> None:
+        """The sweep does that."""
 
     def finish(self, row_id: str, attempt: int, outcome: Outcome, failure: Failure | None) -> str:
         return datasets.finish(self._db, row_id, attempt, outcome, failure, max_attempts=self._settings.max_attempts)
@@ -154,13 +177,15 @@ class Attempts:
         owned = self._lane.owned(self._worker_id)
         before = len(self._running)
         for (row_id, number), watched in list(self._running.items()):
-            attempt, is_to_stop = owned.get(row_id, (None, False))
+            attempt, wish = owned.get(row_id, (None, Wish.GO_ON))
             if watched.process.exit_code is not None:
                 self._settle(row_id, number, given_back=watched.stop_deadline is not None)
             elif attempt != number:
                 self._kill_disowned(watched)
-            elif is_to_stop:
-                self._stop(watched)
+            elif wish is not Wish.GO_ON:
+                self._stop(watched, at_once=wish is Wish.STOP_NOW)
+            elif self._lane.stall_seconds is not None:
+                self._end_stalled(watched, self._lane.stall_seconds)
         return len(self._running) < before
 
     def ask_to_stop(self) -> None:
@@ -182,11 +207,20 @@ class Attempts:
         elif time.monotonic() > watched.stop_deadline:
             watched.process.kill()
 
-    def _stop(self, watched: Watched) -> None:
+    def _stop(self, watched: Watched, *, at_once: bool) -> None:
         if watched.stop_deadline is None:
             watched.process.stop()
             watched.stop_deadline = time.monotonic() + self._settings.cancel_seconds
-        elif time.monotonic() > watched.stop_deadline:
+        if at_once or time.monotonic() > watched.stop_deadline:
+            watched.process.kill()
+
+    def _end_stalled(self, watched: Watched, stall_seconds: float) -> None:
+        """Says in the log where it hangs, then kills it."""
+        if watched.stall_deadline is None and watched.process.seconds_still() > stall_seconds:
+            _log.warning("attempt_stalled", pid=watched.process.pid, seconds=stall_seconds)
+            watched.process.dump_stacks()
+            watched.stall_deadline = time.monotonic() + _DUMP_SECONDS
+        elif watched.stall_deadline is not None and time.monotonic() > watched.stall_deadline:
             watched.process.kill()
 
     def _settle(self, row_id: str, attempt: int, *, given_back: bool = False) -> None:
@@ -194,7 +228,8 @@ class Attempts:
 
         One that was asked to stop (`given_back`) is not to blame for how it went, even if it had to be killed.
         """
-        process = self._running[row_id, attempt].process
+        watched = self._running[row_id, attempt]
+        process, stalled = watched.process, watched.stall_deadline is not None
         code = process.exit_code
         assert code is not None
         process.kill()  # whatever it may have left behind in its session
@@ -202,9 +237,10 @@ class Attempts:
         if given_back or code in (EXIT_STOPPED, EXIT_UNFIT_PARENT):
             outcome = Outcome.RELEASED
         else:
-            failure = self._lane.failure(row_id, attempt, code)
-            outcome = Outcome.KILLED if code < 0 else Outcome.CRASHED
+            failure = self._lane.failure(row_id, attempt, code, stalled=stalled)
+            outcome = Outcome.STALLED if stalled else Outcome.KILLED if code < 0 else Outcome.CRASHED
         self._finish(row_id, attempt, outcome, failure)
+        self._lane.clean(row_id, attempt)
         del self._running[row_id, attempt]
         if code == EXIT_UNFIT_PARENT:
             raise RuntimeError("the preloaded process is not fit to fork; see the attempt's log")

@@ -4,6 +4,7 @@ It never loads torch. Signals set a flag; the one loop below acts on it.
 """
 
 import fcntl
+import math
 import signal
 import socket
 import time
@@ -22,12 +23,35 @@ from worker.jobs.files import is_unlocked
 from worker.jobs.settings import Settings
 from worker.lanes import Attempts, PreparingLane, TrainingLane
 from worker.launchers.local import LocalLauncher, wait_any
-from worker.sweeping import sweep
+from worker.sweeping import retain, sweep
 
 _DATABASE_RETRY_SECONDS: Final = 1.0
 _SWEEP_SECONDS: Final = 60.0
 _BUSY_POLLS: Final = 10
 _log = structlog.get_logger()
+
+
+class Judge:
+    """Whether this worker may take another's lease for run out.
+
+    Who was kept from his own heartbeat (by a database that was away or locked, a machine that slept, a clock that was
+    set) has to suppose that others were too, and gives them the time of a lease to renew theirs.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._lease = settings.lease_seconds
+        self._longest = max(2 * settings.heartbeat_seconds, settings.lease_seconds / 2)  # between two heartbeats
+        self._steady, self._wall = time.monotonic(), time.time()
+        self._not_before = -math.inf
+
+    def may(self) -> bool:
+        """Asked once a heartbeat, behind it."""
+        steady, wall = time.monotonic(), time.time()
+        passed, drift = steady - self._steady, (wall - self._wall) - (steady - self._steady)
+        self._steady, self._wall = steady, wall
+        if passed > self._longest or abs(drift) > self._longest / 2:
+            self._not_before = steady + self._lease
+        return steady >= self._not_before
 
 
 class Supervisor:
@@ -37,6 +61,7 @@ class Supervisor:
         lanes = (TrainingLane(settings, db, launcher), PreparingLane(settings, db, launcher))
         self._lanes = [Attempts(lane, settings, self._id) for lane in lanes]
         self._signals: list[int] = []
+        self._judge = Judge(settings)
         self._next_heartbeat = self._next_sweep = 0.0
 
     def run(self) -> None:
@@ -44,7 +69,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         with self._lock():
-            self._rescue()
+            self._rescue(judge_leases=True)
             self._launcher.warm_up()
             workers.register(self._db, self._id, socket.gethostname())  # only now: who cannot fork is no worker
             _log.info("worker_ready", worker=self._id, slots=self._settings.resolved_slots)
@@ -55,7 +80,8 @@ class Supervisor:
                     _log.exception("database_away")
                     time.sleep(_DATABASE_RETRY_SECONDS)
             self._give_back()
-            workers.deregister(self._db, self._id)
+            with suppress(*DATABASE_AWAY):  # then the next worker finds the lock let go of
+                workers.deregister(self._db, self._id)
         _log.info("worker_stopped", worker=self._id)
 
     @contextmanager
@@ -79,7 +105,7 @@ class Supervisor:
             for attempts in self._lanes:
                 attempts.renew()
             self._next_heartbeat = time.monotonic() + self._settings.heartbeat_seconds
-            self._rescue()
+            self._rescue(judge_leases=self._judge.may())
         training, preparing = self._lanes
         training.watch()
         if preparing.watch():
@@ -94,13 +120,16 @@ class Supervisor:
             _log.warning("jobs_without_dataset", jobs=failed)
         if now or time.monotonic() >= self._next_sweep:
             sweep(self._db, self._settings.data_dir)
+            retain(self._db, self._settings)
             self._next_sweep = time.monotonic() + _SWEEP_SECONDS
 
     def _wait(self) -> None:
         """An idle worker looks often, so that a job begins at once; a busy one seldom, so that it does not take the
         jobs' cores from them: threads that wait for one another lose more than the time that one of them loses."""
         running = [process for attempts in self._lanes for process in attempts]
-        wait_any(running, self._settings.poll_seconds * (_BUSY_POLLS if running else 1))
+        seconds = self._settings.poll_seconds * (_BUSY_POLLS if running else 1)
+        until_heartbeat = self._next_heartbeat - time.monotonic()
+        wait_any(running, min(seconds, until_heartbeat) if until_heartbeat > 0 else seconds)
 
     def _give_back(self) -> None:
         """Asks every attempt to stop, and returns its job to the queue without counting the attempt."""
@@ -114,11 +143,11 @@ class Supervisor:
                 with suppress(*DATABASE_AWAY):  # the next round tries again
                     attempts.give_back(kill=kill)
 
-    def _rescue(self) -> None:
+    def _rescue(self, *, judge_leases: bool) -> None:
         dead = [path.stem for path in self._lock_files() if is_unlocked(path)]
         maximum = self._settings.max_attempts
-        prepared = datasets.rescue(self._db, max_attempts=maximum, dead_workers=dead)
-        rescued = queue.rescue(self._db, max_attempts=maximum, dead_workers=dead)
+        prepared = datasets.rescue(self._db, max_attempts=maximum, dead_workers=dead, expired=judge_leases)
+        rescued = queue.rescue(self._db, max_attempts=maximum, dead_workers=dead, expired=judge_leases)
         for worker_id in dead:
             (self._settings.data_dir / "workers" / f"{worker_id}.lock").unlink(missing_ok=True)
         if prepared or rescued:

@@ -1,4 +1,4 @@
-"""Files of datasets that no row speaks for any more: what a kill leaves behind, and what was deleted."""
+"""Files that no row speaks for any more: what a kill leaves behind, and what was deleted; and old jobs."""
 
 import shutil
 import time
@@ -7,9 +7,11 @@ from typing import Final
 
 import structlog
 
-from worker.jobs import versions
+from worker.jobs import control, versions
 from worker.jobs.db import Database
-from worker.jobs.files import is_unlocked
+from worker.jobs.files import DELETED, is_unlocked
+from worker.jobs.leftovers import remove_job, remove_others
+from worker.jobs.settings import Settings
 from worker.jobs.states import DatasetStatus
 
 _ROW_SECONDS: Final = 24 * 3600  # an archive has its row in an instant, unless the database is the wrong one
@@ -40,6 +42,21 @@ def sweep(db: Database, data_dir: Path) -> None:
         state = states.get(path.name.partition(".")[0])
         if state is DatasetStatus.DELETED or (path.is_dir() and state is DatasetStatus.INVALID):  # its log stays
             _remove(path)
+
+
+def retain(db: Database, settings: Settings) -> None:
+    """Lets go of ended jobs, and of their checkpoints, when they have the age that the settings say."""
+    data_dir = settings.data_dir
+    for doomed in (data_dir / "jobs").glob(f"{DELETED}*"):
+        _remove(doomed)
+    if settings.retain_jobs_days is not None:
+        for job_id in control.delete_old(db, settings.retain_jobs_days):
+            _log.info("job_deleted", job=job_id)
+            remove_job(data_dir, job_id)
+    if settings.retain_checkpoints_days is not None:
+        for job_id, (attempt, kept) in control.thin_old(db, settings.retain_checkpoints_days).items():
+            _log.info("checkpoints_thinned", job=job_id)
+            remove_others(data_dir, job_id, attempt, kept)  # it may have been retried meanwhile
 
 
 def _age(path: Path) -> float:

@@ -1,15 +1,21 @@
 """A job's checkpoints: list them, download their weights."""
 
-from typing import Annotated
+import hashlib
+from contextlib import ExitStack, suppress
+from pathlib import Path as FilePath
+from typing import IO, Annotated
 
 from fastapi import APIRouter, Path
 from fastapi.responses import FileResponse
-from worker.jobs import records
+from worker.jobs import queue, records
+from worker.jobs.db import Database
 from worker.jobs.errors import CheckpointCorrupt, NotFound, NotReady
+from worker.jobs.tables import Checkpoint
 
+from service.bodies.checkpoints import CheckpointBody, CheckpointList
 from service.deps import DatabaseDep, JobDep, SettingsDep
+from service.downloads import OpenFileResponse
 from service.errors import responses
-from service.schemas import CheckpointBody, CheckpointList
 from service.which import Which
 
 router = APIRouter(prefix="/jobs/{job_id}/checkpoints", tags=["checkpoints"])
@@ -28,13 +34,32 @@ def list_checkpoints(job: JobDep, db: DatabaseDep) -> CheckpointList:
 )
 def download(job: JobDep, db: DatabaseDep, settings: SettingsDep, which: Annotated[Which, Path()]) -> FileResponse:
     """Safetensors; the header's metadata holds spec, classes, preprocessing and metrics as JSON."""
-    row = records.checkpoint(db, job.id, which).row
-    path = settings.data_dir / row.path
-    if not path.is_file():
-        raise CheckpointCorrupt
-    return FileResponse(
-        path,
+    row, file = _opened(db, settings.data_dir, job.id, which)
+    return OpenFileResponse(
+        file,
         media_type="application/octet-stream",
         filename=f"{job.id}-epoch-{row.epoch}.safetensors",
         headers={"ETag": f'"{row.sha256}"'},
     )
+
+
+def _opened(db: Database, data_dir: FilePath, job_id: str, which: str) -> tuple[Checkpoint, IO[bytes]]:
+    """Raises CheckpointCorrupt when the file is not what was written, and what `records.checkpoint` raises."""
+    row = records.checkpoint(db, job_id, which).row
+    while (file := _whole(data_dir / row.path, row.sha256)) is None:
+        queue.get(db, job_id)  # it may have been deleted meanwhile
+        again = records.checkpoint(db, job_id, which).row
+        if again.path == row.path:
+            raise CheckpointCorrupt
+        row = again  # the one before was not kept
+    return row, file
+
+
+def _whole(path: FilePath, sha256: str) -> IO[bytes] | None:
+    """The file, open; None when it is gone or is not what was written."""
+    with suppress(OSError), ExitStack() as opened:
+        file = opened.enter_context(path.open("rb"))
+        if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
+            opened.pop_all()
+            return file
+    return None

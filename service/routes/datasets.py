@@ -22,9 +22,9 @@ from worker.jobs.spec import Name, Part
 from worker.jobs.states import DatasetStatus
 from worker.jobs.tables import Dataset
 
+from service.bodies.datasets import DatasetBody, DatasetList, DatasetSummary
 from service.deps import DatabaseDep, SettingsDep
 from service.errors import responses
-from service.schemas import DatasetBody, DatasetList, DatasetSummary
 from service.uploads import ARCHIVE, FORM, FORM_BYTES, received
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
@@ -78,7 +78,12 @@ def list_datasets(db: DatabaseDep) -> DatasetList:
     summary="Upload a dataset, or prepare a built-in one",
     openapi_extra={"requestBody": _REQUEST_BODY},
     responses=responses(
-        errors.InvalidRequest, errors.NotFound, errors.UnsupportedMediaType, errors.BadArchive, errors.DiskFull
+        errors.InvalidRequest,
+        errors.CrossSite,
+        errors.NotFound,
+        errors.UnsupportedMediaType,
+        errors.BadArchive,
+        errors.DiskFull,
     )
     | {200: {"model": DatasetBody, "description": "The built-in dataset is ready already"}},
 )
@@ -116,7 +121,7 @@ def show(name: NamePath, db: DatabaseDep, query: Annotated[VersionQuery, Query()
     "/{name}",
     status_code=204,
     summary="Delete a dataset",
-    responses=responses(errors.NotFound, errors.Conflict),
+    responses=responses(errors.CrossSite, errors.NotFound, errors.Conflict, errors.DiskFull),
 )
 def delete(name: NamePath, db: DatabaseDep, settings: SettingsDep, query: Annotated[DeleteQuery, Query()]) -> None:
     """All versions or one, and their files. Not while a job that has not ended uses it."""
@@ -131,7 +136,8 @@ def delete(name: NamePath, db: DatabaseDep, settings: SettingsDep, query: Annota
 async def _upload(request: Request, db: Database, settings: Settings) -> Dataset:
     dataset_id = new_id()
     archive = settings.data_dir / versions.archive_path(dataset_id)
-    async with received(request, archive.with_suffix(".receiving"), partial(_validated, Form)) as form:
+    receiving, spare = archive.with_suffix(".receiving"), settings.min_free_bytes
+    async with received(request, receiving, partial(_validated, Form), spare_bytes=spare) as form:
         return await run_in_threadpool(_accept, db, archive, dataset_id, form)
 
 

@@ -1,7 +1,6 @@
 """Health: is the process alive, and can the product do its work."""
 
 import shutil
-from typing import Final
 
 from fastapi import APIRouter, Response
 from sqlalchemy import text
@@ -10,12 +9,11 @@ from worker.jobs import workers
 from worker.jobs.db import Database
 from worker.jobs.settings import Settings
 
+from service.bodies.health import Part, Readiness
 from service.deps import DatabaseDep, PredictorDep, SettingsDep
 from service.predictor import Predictor
-from service.schemas import Part, Readiness
 
 router = APIRouter(tags=["health"])
-_MIN_FREE_BYTES: Final = 256 * 2**20
 
 
 @router.get("/healthz", summary="Is the service alive?")
@@ -66,7 +64,7 @@ def _disk(settings: Settings) -> Part:
         free = shutil.disk_usage(settings.data_dir).free
     except OSError:
         return Part(ready=False, detail="The data folder is not there.")
-    return Part(ready=free >= _MIN_FREE_BYTES, detail=f"{free // 2**20} MiB are free in the data folder.")
+    return Part(ready=free >= settings.min_free_bytes, detail=f"{free // 2**20} MiB are free in the data folder.")
 
 
 def _predictor(predictor: Predictor) -> Part:

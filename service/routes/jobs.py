@@ -1,16 +1,18 @@
-"""Jobs: submit, list, look, cancel."""
+"""Jobs: submit, list, look."""
 
 import asyncio
 from contextlib import suppress
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Query, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
-from worker.jobs import datasets, queue, records, versions
+from worker.jobs import datasets, queue
 from worker.jobs.db import Database
 from worker.jobs.errors import (
-    Conflict,
+    CrossSite,
+    DatabaseUnavailable,
+    DiskFull,
     InvalidRequest,
     NotFound,
     NotReady,
@@ -20,13 +22,13 @@ from worker.jobs.errors import (
 )
 from worker.jobs.plan import Plan
 from worker.jobs.spec import Spec
-from worker.jobs.states import TERMINAL, DatasetStatus, Status
-from worker.jobs.tables import Job
+from worker.jobs.states import Status
 
-from service.deps import DatabaseDep, JobDep, PredictorDep, require_json
+from service.bodies.jobs import JobBody, JobPage, JobSummary
+from service.deps import DatabaseDep, JobDep, PredictorDep, SettingsDep, require_json, require_space
 from service.errors import responses
 from service.predictor import Predictor
-from service.schemas import JobBody, JobPage, JobSummary
+from service.whole import whole
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -51,13 +53,23 @@ class SubmitQuery(BaseModel, extra="forbid"):
     summary="Launch a training",
     dependencies=[Depends(require_json)],
     response_model=None,
-    responses=responses(InvalidRequest, UnsupportedMediaType, SpecRefused, NotReady, PredictorUnavailable)
+    responses=responses(
+        InvalidRequest,
+        CrossSite,
+        UnsupportedMediaType,
+        SpecRefused,
+        NotReady,
+        DiskFull,
+        PredictorUnavailable,
+        DatabaseUnavailable,
+    )
     | {201: {"model": JobBody}, 200: {"model": Plan, "description": "With `dry_run`: what the job would be"}},
 )
 async def submit(
     spec: Spec,
     db: DatabaseDep,
     predictor: PredictorDep,
+    settings: SettingsDep,
     query: Annotated[SubmitQuery, Query()],
     response: Response,
 ) -> JobBody | Plan:
@@ -69,10 +81,11 @@ async def submit(
     if query.dry_run:
         response.status_code = 200
         return await predictor.plan(*await run_in_threadpool(datasets.ready_for, db, spec))
+    await run_in_threadpool(require_space, settings)
     await _refuse_at_once(spec, db, predictor)
     job = await run_in_threadpool(queue.enqueue, db, spec)
     response.headers["Location"] = f"/jobs/{job.id}"
-    return await run_in_threadpool(_whole, db, job)
+    return await run_in_threadpool(whole, db, job)
 
 
 @router.get("", summary="List jobs, newest first")
@@ -84,21 +97,7 @@ def list_jobs(db: DatabaseDep, query: Annotated[ListQuery, Query()]) -> JobPage:
 
 @router.get("/{job_id}", summary="Look at a job", responses=responses(NotFound))
 def show(job: JobDep, db: DatabaseDep) -> JobBody:
-    return _whole(db, job)
-
-
-@router.post(
-    "/{job_id}/cancel",
-    summary="Cancel a job",
-    responses=responses(NotFound, Conflict) | {202: {"model": JobBody, "description": "The training is stopping"}},
-)
-def cancel(job: JobDep, db: DatabaseDep, response: Response) -> JobBody:
-    """200 when the job is cancelled, 202 while its training is still stopping. The checkpoints of finished epochs
-    stay and can answer predictions."""
-    cancelled = queue.cancel(db, job.id)
-    status: Literal[200, 202] = 200 if cancelled.status in TERMINAL else 202
-    response.status_code = status
-    return _whole(db, cancelled)
+    return whole(db, job)
 
 
 async def _refuse_at_once(spec: Spec, db: Database, predictor: Predictor) -> None:
@@ -109,19 +108,3 @@ async def _refuse_at_once(spec: Spec, db: Database, predictor: Predictor) -> Non
     with suppress(NotReady, PredictorUnavailable, TimeoutError):
         ready = await run_in_threadpool(datasets.ready_for, db, spec)
         await asyncio.wait_for(predictor.plan(*ready), _PLAN_SECONDS)
-
-
-def _whole(db: Database, job: Job) -> JobBody:
-    attempts, transitions = records.attempts(db, job.id), records.transitions(db, job.id)
-    return JobBody.whole(job, attempts, transitions, records.events(db, job.id), _reason(db, job))
-
-
-def _reason(db: Database, job: Job) -> str | None:
-    if job.status != Status.QUEUED or job.dataset_id is None:
-        return None
-    dataset = versions.by_id(db, job.dataset_id)
-    if dataset.status == DatasetStatus.READY:
-        return "All slots or cores are taken, or no worker is running."
-    of = f" of {dataset.total}" if dataset.total else ""
-    progress = f" ({dataset.step}: {dataset.done}{of})" if dataset.step else ""
-    return f"Version {dataset.version} of the dataset {dataset.name} is not ready yet: {dataset.status}{progress}."

@@ -7,9 +7,9 @@ from pydantic import BaseModel, Field
 from worker.jobs import records
 from worker.jobs.errors import NotFound
 
+from service.bodies.metrics import MetricsPage
 from service.deps import DatabaseDep, JobDep
 from service.errors import responses
-from service.schemas import MetricsPage
 
 router = APIRouter(prefix="/jobs/{job_id}/metrics", tags=["metrics"])
 

@@ -10,10 +10,12 @@ from worker.jobs import errors, queue, records
 from worker.jobs.db import Database
 from worker.jobs.errors import InvalidRequest
 from worker.jobs.records import KeptCheckpoint
+from worker.jobs.tables import Checkpoint
 
+from service.bodies.predict import AnsweredBy, PredictBody
 from service.deps import DatabaseDep, PredictorDep
 from service.errors import responses
-from service.schemas import AnsweredBy, PredictBody
+from service.predictor import Predictor
 from service.which import Which
 
 router = APIRouter(tags=["predict"])
@@ -54,6 +56,8 @@ class PredictQuery(BaseModel, extra="forbid"):
         errors.UnsupportedMediaType,
         errors.BadImage,
         errors.PredictorUnavailable,
+        errors.DatabaseUnavailable,
+        errors.CrossSite,
     ),
 )
 async def predict(
@@ -66,10 +70,20 @@ async def predict(
     """
     images = await _images(request)
     row = (await run_in_threadpool(_find, db, query)).row
+    try:
+        return await _answer(predictor, row, images, query.top_k)
+    except errors.CheckpointCorrupt:
+        again = (await run_in_threadpool(_find, db, query)).row
+        if again.path == row.path:
+            raise
+        return await _answer(predictor, again, images, query.top_k)  # the one before was not kept
+
+
+async def _answer(predictor: Predictor, row: Checkpoint, images: list[bytes], top_k: int) -> PredictBody:
     predictions = []
     for number, image in enumerate(images, start=1):
         try:
-            answer = await predictor.predict(path=row.path, sha256=row.sha256, top_k=query.top_k, image=image)
+            answer = await predictor.predict(path=row.path, sha256=row.sha256, top_k=top_k, image=image)
         except (errors.BadImage, errors.ImageTooLarge) as error:
             which = f"Picture {number} of {len(images)}: " if len(images) > 1 else ""
             raise type(error)(which + error.detail) from error

@@ -233,7 +233,8 @@ def test_a_training_that_diverges_fails_and_says_where_and_what_to_try(server: E
     job = server.wait_terminal(server.submit(dataset=FEW, loss={"name": "mse"}, optimizer={"lr": 1e5}))
     assert (job["status"], job["error"]["code"], job["error"]["phase"]) == ("failed", "diverged", "training")
     assert re.fullmatch(r"The loss became (inf|nan) in batch \d+ of epoch 1\.", job["error"]["message"])
-    assert job["error"]["suggestion"] == "Lower the learning rate (now 100000), or clip the gradient."
+    assert job["error"]["hint"] == "Lower the learning rate (now 100000), or clip the gradient."
+    assert job["error"]["suggestion"] == {"optimizer": {"lr": 10000.0}}
     (event,) = job["events"]
     assert (event["kind"], event["epoch"], event["detail"]) == ("diverged", 1, job["error"]["message"])
     assert [attempt["outcome"] for attempt in job["attempts"]] == ["failed"]

@@ -105,9 +105,8 @@ def test_the_walk(clone: Path, served: int) -> None:
             variables = kept.read().strip()
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
         said.append(done.stdout)
-    submitted, looked, cancelled, listed, predicted, refused, planned, reported, uploaded, shown, deleted, built_in = (
-        said
-    )
+    submitted, looked, cancelled, listed, predicted, refused, planned, reported, *said = said
+    controlled, uploaded, shown, deleted, built_in = said
     assert '"status":"queued"' in submitted
     assert '"next_since":' in looked
     assert re.search(r'"status":"(cancelled|cancelling)"', cancelled)
@@ -118,6 +117,10 @@ def test_the_walk(clone: Path, served: int) -> None:
     assert '"ready":true' in refused
     assert '"steps":1876' in planned
     assert '"confusion_matrix":[[' in reported
+    statuses = re.findall(r'"name":"long","labels":{},"status":"(\w+)"', controlled)
+    assert statuses[0] in ("paused", "pausing")
+    assert statuses[-1] in ("cancelled", "cancelling")
+    assert '"attempt":' in controlled
     assert '"name":"shapes","version":1' in uploaded
     assert re.search(r'"status":"(uploaded|preparing|ready)"', shown)
     assert '"name":"cifar100"' in shown

@@ -26,6 +26,7 @@ from worker.jobs.card import Card, Finding, FindingKind
 from worker.jobs.db import Database
 from worker.jobs.errors import BadArchive, DatasetInvalid
 from worker.jobs.failures import Failure
+from worker.jobs.files import require_space
 from worker.jobs.form import Form
 from worker.jobs.states import Outcome
 
@@ -379,7 +380,7 @@ def test_what_is_wrong_is_said_before_the_rest_is_read(
     tmp_path: Path, parts: list[bytes], error: type[Exception]
 ) -> None:
     with (tmp_path / "archive").open("wb") as file:
-        form = _Form(b"frontier", file, partial(_validated, Form))
+        form = _Form(b"frontier", file, partial(_validated, Form), spare_bytes=0)
         with pytest.raises(error):
             form.feed(b"--frontier\r\n" + b"\r\n--frontier\r\n".join(parts))
 
@@ -387,7 +388,7 @@ def test_what_is_wrong_is_said_before_the_rest_is_read(
 def test_an_upload_that_finds_the_disk_nearly_full_is_refused(
     client: TestClient, uploads: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service.uploads, "SPARE_BYTES", 2**62)
+    monkeypatch.setattr(service.uploads, "require_space", partial(require_space, needed=2**62))
     assert_problem(upload(client), 507, "disk_full")
     assert list(uploads.iterdir()) == []
 

@@ -9,7 +9,6 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-import service.routes.health
 from service.main import create_app
 from tests.service.conftest import Serve
 from tests.service.predictor import FakePredictor
@@ -59,11 +58,8 @@ def test_without_a_predictor_it_is_not_ready(client: TestClient, predictor: Fake
     assert readiness(client) == (503, {"database": True, "worker": True, "disk": True, "predictor": False})
 
 
-def test_a_full_disk_makes_it_not_ready(
-    client: TestClient, worker: str, data_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    free = shutil.disk_usage(data_dir).free
-    monkeypatch.setattr(service.routes.health, "_MIN_FREE_BYTES", 2 * free)
+def test_a_full_disk_makes_it_not_ready(serve: Serve, worker: str, data_dir: Path) -> None:
+    client = serve(min_free_bytes=2 * shutil.disk_usage(data_dir).free)
     assert readiness(client) == (503, {"database": True, "worker": True, "disk": False, "predictor": True})
 
 

@@ -99,7 +99,7 @@ def test_times_are_rfc_3339_in_utc(client: TestClient, db: Database) -> None:
 
 def test_a_running_job_shows_where_it_is(client: TestClient, db: Database) -> None:
     job = running(db)
-    records.record_start(db, job.id, 1, {"seed": 0, "threads": 2}, resumed_from=None)
+    records.record_start(db, job.id, 1, {"seed": 0, "threads": 2}, records.Resumed(2, 5, ["torch was 1 and is 2"]))
     records.record_first_batch(db, job.id, 1, progress(2, phase=Phase.TESTING))
     body = client.get(f"/jobs/{job.id}").json()
     assert (body["status"], body["phase"], body["attempt"]) == ("running", "testing", 1)
@@ -113,7 +113,21 @@ def test_a_running_job_shows_where_it_is(client: TestClient, db: Database) -> No
     assert body["provenance"] == {"seed": 0, "threads": 2}
     (attempt,) = body["attempts"]
     assert attempt["first_batch_at"] is not None
-    assert (attempt["number"], attempt["outcome"], attempt["resumed_from"]) == (1, None, None)
+    assert (attempt["number"], attempt["outcome"]) == (1, None)
+    assert (attempt["resumed_from"], attempt["resumed_batch"]) == (2, 5)
+    assert (attempt["resume"], attempt["resume_reason"]) == ("approximate", "torch was 1 and is 2")
+
+
+def test_a_job_is_approximate_if_one_of_its_attempts_was(client: TestClient, db: Database) -> None:
+    job = running(db)
+    assert client.get(f"/jobs/{job.id}").json()["resume"] is None
+    for differences in ([], ["threads was 2 and is 1"], []):
+        queue.finish(db, job.id, job.attempt, Outcome.RELEASED, max_attempts=3)
+        job = claim(db)
+        records.record_start(db, job.id, job.attempt, {}, records.Resumed(1, 0, differences))
+    body = client.get(f"/jobs/{job.id}").json()
+    assert [each["resume"] for each in body["attempts"]] == [None, "exact", "approximate", "exact"]
+    assert (body["resume"], body["resume_reason"]) == ("approximate", "threads was 2 and is 1")
 
 
 def test_a_job_keeps_the_threads_that_it_began_with(client: TestClient, db: Database) -> None:
@@ -140,10 +154,11 @@ def test_what_a_training_did_by_itself_is_told(client: TestClient, db: Database)
 
 def test_a_diverged_job_says_what_to_try(client: TestClient, db: Database) -> None:
     job = running(db)
-    error = Diverged("The loss became nan in batch 3 of epoch 1.", suggestion="Lower the learning rate (now 10).")
+    error = Diverged("The loss became nan in batch 3 of epoch 1.", hint="Lower the learning rate (now 10).")
     queue.finish(db, job.id, 1, Outcome.FAILED, Failure.of(error, phase=Phase.TRAINING), max_attempts=3)
     body = client.get(f"/jobs/{job.id}").json()
-    assert (body["error"]["code"], body["error"]["suggestion"]) == ("diverged", "Lower the learning rate (now 10).")
+    assert (body["error"]["code"], body["error"]["hint"]) == ("diverged", "Lower the learning rate (now 10).")
+    assert body["error"]["suggestion"] == {"optimizer": {"lr": 0.0001}}
 
 
 def test_a_job_of_before_the_spec_had_these_fields_still_reads(client: TestClient, db: Database) -> None:
@@ -174,6 +189,8 @@ def test_a_failed_job_says_why_and_how_each_attempt_ended(client: TestClient, db
         "phase": "training",
         "signal": None,
         "traceback_tail": "ValueError: 1",
+        "log_tail": None,
+        "hint": None,
         "suggestion": None,
     }
     assert [(each["number"], each["outcome"], each["error"]["code"]) for each in body["attempts"]] == [

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,18 +15,20 @@ from sqlalchemy.exc import OperationalError
 import worker.jobs.settings
 import worker.lanes
 import worker.supervisor
-from tests.worker.jobs.making import card, make_ready
-from worker.jobs import datasets, queue, records, versions
+from tests.worker.jobs.making import card, make_ready, progress, result, saved
+from worker.jobs import control, datasets, queue, records, versions
+from worker.jobs.attempt_logs import training_log
 from worker.jobs.db import Database
 from worker.jobs.errors import BadArchive
 from worker.jobs.failures import Failure
 from worker.jobs.form import Form
 from worker.jobs.ids import new_id
+from worker.jobs.leftovers import checkpoints_folder
 from worker.jobs.processes import EXIT_DONE, EXIT_STOPPED, EXIT_UNFIT_PARENT
 from worker.jobs.settings import Settings
 from worker.jobs.spec import Spec
 from worker.jobs.states import DatasetStatus, Outcome, Status
-from worker.supervisor import Supervisor
+from worker.supervisor import Judge, Supervisor
 
 Supervise = Callable[[], AbstractContextManager[Supervisor]]
 
@@ -36,9 +39,16 @@ class FakeRunning:
     def __init__(self, on_stop: int | None) -> None:
         self.exit_code: int | None = None
         self.pid, self.on_stop, self.killed = 1, on_stop, False
+        self.still, self.dumps, self.stopped = 0.0, 0, False
+
+    def seconds_still(self) -> float:
+        return self.still
+
+    def dump_stacks(self) -> None:
+        self.dumps += 1
 
     def stop(self) -> None:
-        self.exit_code = self.on_stop
+        self.stopped, self.exit_code = True, self.on_stop
 
     def kill(self) -> None:
         if self.exit_code is None:
@@ -162,12 +172,137 @@ def test_a_crash_is_tried_again_and_says_where_its_log_is(
         until(lambda: queue.get(db, job_id).status == Status.FAILED)
     assert outcomes(db, job_id) == ["crashed", "killed", "crashed"]
     errors = [each.error or {} for each in records.attempts(db, job_id)]
-    assert (
-        errors[0]["suggestion"]
-        == f"The log of the attempt may say more: jobs/{job_id}/attempt-1.log in the data folder."
-    )
+    assert errors[0]["hint"] == f"The attempt's log may say more: GET /jobs/{job_id}/logs?attempt=1"
     assert errors[1]["signal"] == "SIGSEGV"
     assert "preloaded process" in errors[2]["message"]
+
+
+def test_the_end_of_its_log_goes_with_an_attempt_that_died(
+    settings: Settings, db: Database, launcher: FakeLauncher, supervise: Supervise
+) -> None:
+    job_id = queue.enqueue(db, Spec()).id
+    log = settings.data_dir / training_log(job_id, 1)
+    log.parent.mkdir(parents=True)
+    log.write_text("first\nlast words\n")
+    with supervise():
+        until(lambda: launcher.started)
+        launcher.started[job_id, 1].exit_code = -signal.SIGKILL
+        until(lambda: (job_id, 2) in launcher.started)
+    error = records.attempts(db, job_id)[0].error or {}
+    assert error["log_tail"].endswith("last words")
+    assert error["suggestion"] == {"accumulation": 2}  # perhaps it was the memory
+
+
+def test_an_attempt_in_which_nothing_moves_says_where_and_is_killed_and_tried_again(
+    settings: Settings, db: Database, launcher: FakeLauncher, supervise: Supervise, turns: Callable[[int], None]
+) -> None:
+    job_id = queue.enqueue(db, Spec()).id
+    with supervise():
+        until(lambda: launcher.started)
+        first = launcher.started[job_id, 1]
+        first.still = settings.stall_seconds - 1
+        turns(3)
+        assert first.dumps == 0
+        first.still = settings.stall_seconds + 1
+        until(lambda: (job_id, 2) in launcher.started)
+        assert first.dumps == 1
+        assert first.killed
+        launcher.started[job_id, 2].exit_code = 70
+        until(lambda: (job_id, 3) in launcher.started)
+    stalled, crashed, _ = records.attempts(db, job_id)
+    assert [stalled.outcome, crashed.outcome] == ["stalled", "crashed"]
+    assert (stalled.error or {})["code"] == "stalled"
+    assert "300 seconds" in (stalled.error or {})["message"]
+
+
+def test_what_an_attempt_leaves_is_removed_when_it_has_left(
+    settings: Settings, db: Database, launcher: FakeLauncher, supervise: Supervise
+) -> None:
+    job_id = queue.enqueue(db, Spec()).id
+    folder = settings.data_dir / checkpoints_folder(job_id)
+    folder.mkdir(parents=True)
+    left = [".epoch-000001-attempt-1.safetensors.writing", "epoch-000001-attempt-1.state.pt"]
+    for name in (*left, "epoch-000001-attempt-2.state.pt", "epoch-000001-attempt-1.safetensors"):
+        (folder / name).touch()
+    with supervise():
+        until(lambda: launcher.started)
+        kept = saved(1, 1, path=str(checkpoints_folder(job_id) / "epoch-000001-attempt-1.safetensors"))
+        records.record_epoch(db, job_id, 1, result(1), kept, progress(1))
+        control.cancel(db, job_id, at_once=True)
+        until(lambda: queue.get(db, job_id).status == Status.CANCELLED)
+    assert {path.name for path in folder.iterdir()} == {
+        "epoch-000001-attempt-1.safetensors",  # a row names it
+        "epoch-000001-attempt-2.state.pt",  # somebody else's
+    }
+
+
+def test_a_paused_attempt_is_asked_to_stop_and_its_job_waits(
+    db: Database, launcher: FakeLauncher, supervise: Supervise, turns: Callable[[int], None]
+) -> None:
+    job_id = queue.enqueue(db, Spec()).id
+    with supervise():
+        until(lambda: launcher.started)
+        control.pause(db, job_id)
+        until(lambda: queue.get(db, job_id).status == Status.PAUSED)
+        turns(3)
+        assert launcher.started.keys() == {(job_id, 1)}
+        control.resume(db, job_id)
+        until(lambda: (job_id, 2) in launcher.started)
+    assert outcomes(db, job_id)[0] == "paused"
+
+
+def test_a_job_cancelled_at_once_is_killed_without_waiting(
+    settings: Settings, db: Database, launcher: FakeLauncher
+) -> None:
+    launcher.on_stop = None  # it would not listen
+    patient = settings.model_copy(update={"cancel_seconds": 100.0})
+    job_id = queue.enqueue(db, Spec()).id
+    with running_supervisor(patient, db, launcher) as supervisor:
+        until(lambda: launcher.started)
+        control.cancel(db, job_id)
+        until(lambda: launcher.started[job_id, 1].stopped)
+        assert not launcher.started[job_id, 1].killed
+        control.cancel(db, job_id, at_once=True)
+        until(lambda: queue.get(db, job_id).status == Status.CANCELLED)
+        supervisor._on_signal(signal.SIGTERM, None)
+    assert launcher.started[job_id, 1].killed
+
+
+# Who judges whether another's lease ran out
+
+
+def clocks(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    now = {"monotonic": 1000.0, "time": 5000.0}
+    told = SimpleNamespace(monotonic=lambda: now["monotonic"], time=lambda: now["time"])
+    monkeypatch.setattr("worker.supervisor.time", told)
+    return now
+
+
+def pass_time(now: dict[str, float], steady: float, wall: float | None = None) -> None:
+    now["monotonic"] += steady
+    now["time"] += steady if wall is None else wall
+
+
+def test_who_keeps_his_own_time_judges_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = clocks(monkeypatch)
+    judge = Judge(Settings(heartbeat_seconds=5, lease_seconds=30))
+    for _ in range(20):
+        pass_time(now, 6)
+        assert judge.may()
+
+
+@pytest.mark.parametrize(("steady", "wall"), [(20, 20), (5, 3605), (5, -3595), (0.1, 60)])
+def test_who_was_kept_from_it_waits_for_a_lease(monkeypatch: pytest.MonkeyPatch, steady: float, wall: float) -> None:
+    """A database that was locked, a clock that was set forwards or back, a machine that slept."""
+    now = clocks(monkeypatch)
+    judge = Judge(Settings(heartbeat_seconds=5, lease_seconds=30))
+    pass_time(now, steady, wall)
+    assert not judge.may()
+    for _ in range(5):
+        pass_time(now, 5)
+        assert not judge.may()
+    pass_time(now, 6)
+    assert judge.may()
 
 
 @pytest.mark.parametrize("listens", [True, False])
@@ -178,7 +313,7 @@ def test_a_cancelled_attempt_is_asked_to_stop_and_killed_when_it_does_not_listen
     job_id = queue.enqueue(db, Spec()).id
     with supervise():
         until(lambda: launcher.started)
-        queue.cancel(db, job_id)
+        control.cancel(db, job_id)
         until(lambda: queue.get(db, job_id).status == Status.CANCELLED)
     assert launcher.started[job_id, 1].killed is not listens
     assert outcomes(db, job_id) == ["cancelled"]  # our own SIGKILL is no failure of the job
@@ -302,7 +437,7 @@ def test_a_job_alone_has_all_cores_and_the_next_one_waits_for_them(
         until(lambda: (first, 2) in launcher.started)
         turns(3)
         assert (second, 1) not in launcher.started
-        queue.cancel(db, first)
+        control.cancel(db, first)
         until(lambda: (second, 1) in launcher.started)
     assert threads(db, first, second) == [2, 2]
 
@@ -315,11 +450,11 @@ def test_a_job_that_asks_for_more_than_the_machine_has_runs_alone(
         until(lambda: launcher.started)
         turns(3)
         assert launcher.started.keys() == {(small, 1)}
-        queue.cancel(db, small)
+        control.cancel(db, small)
         until(lambda: (big, 1) in launcher.started)
         turns(3)
         assert (other, 1) not in launcher.started
-        queue.cancel(db, big)
+        control.cancel(db, big)
         until(lambda: (other, 1) in launcher.started)
     assert threads(db, small, big, other) == [1, 2, 1]
 

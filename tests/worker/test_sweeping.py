@@ -4,21 +4,24 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.worker.jobs.making import card, make_ready
-from worker.jobs import datasets, versions
+from tests.worker.jobs.making import card, finish, make_ready, progress, result, running, saved
+from worker.jobs import control, datasets, queue, records, versions
 from worker.jobs.db import Database
-from worker.jobs.errors import BadArchive
+from worker.jobs.errors import BadArchive, NotFound
 from worker.jobs.failures import Failure
 from worker.jobs.form import Form
 from worker.jobs.ids import new_id
+from worker.jobs.leftovers import checkpoints_folder
 from worker.jobs.settings import Settings
-from worker.jobs.states import DatasetStatus
-from worker.jobs.tables import Dataset
-from worker.sweeping import sweep
+from worker.jobs.states import DatasetStatus, Outcome
+from worker.jobs.tables import Dataset, Job
+from worker.sweeping import retain, sweep
 
 STRANGER = "0" * 24
 
@@ -130,3 +133,70 @@ def test_the_scratch_of_a_built_in_dataset_stays_while_it_is_prepared(db: Databa
 def test_a_fresh_data_folder_has_nothing_to_sweep(db: Database, tmp_path: Path) -> None:
     sweep(db, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+# Retention
+
+
+def ended(db: Database, data_dir: Path, days_ago: float, epochs: int = 4) -> Job:
+    """A job that succeeded, with the files that its rows name. The second epoch was the best."""
+    job = running(db, epochs=epochs)
+    for epoch in range(1, epochs + 1):
+        paths: dict[str, Any] = {
+            name: str(checkpoints_folder(job.id) / f"epoch-{epoch:06d}-attempt-1.{ending}")
+            for name, ending in (("path", "safetensors"), ("state_path", "state.pt"))
+        }
+        for path in paths.values():
+            (data_dir / path).parent.mkdir(parents=True, exist_ok=True)
+            (data_dir / path).touch()
+        accuracy = 0.9 if epoch == 2 else 0.5
+        scores, kept = result(epoch, test_accuracy=accuracy), saved(epoch, **paths)
+        records.record_epoch(db, job.id, 1, scores, kept, progress(epoch))
+    finish(db, job, Outcome.SUCCEEDED)
+    with db.write() as session:
+        row = session.get_one(Job, job.id)
+        row.finished_at = datetime.now(UTC) - timedelta(days=days_ago)
+    return job
+
+
+def on_disk(data_dir: Path, job: Job) -> set[str]:
+    folder = data_dir / checkpoints_folder(job.id)
+    return {str(path.relative_to(data_dir)) for path in folder.glob("*")}
+
+
+def test_without_a_policy_everything_stays(db: Database, tmp_path: Path) -> None:
+    job = ended(db, tmp_path, days_ago=1000)
+    retain(db, Settings(data_dir=tmp_path))
+    assert len(records.checkpoints(db, job.id)) == 4
+    assert len(on_disk(tmp_path, job)) == 8
+
+
+def test_an_old_job_keeps_its_best_and_its_last_checkpoint(db: Database, tmp_path: Path) -> None:
+    old, young = ended(db, tmp_path, days_ago=8), ended(db, tmp_path, days_ago=6)
+    retain(db, Settings(data_dir=tmp_path, retain_checkpoints_days=7))
+    assert [kept.row.epoch for kept in records.checkpoints(db, old.id)] == [2, 4]
+    assert on_disk(tmp_path, old) == set(records.files(db, old.id))
+    assert len(records.epochs(db, old.id)) == 4  # metrics are no checkpoints
+    assert len(on_disk(tmp_path, young)) == 8
+
+
+def test_an_old_job_is_deleted_with_its_files(db: Database, tmp_path: Path) -> None:
+    old, young = ended(db, tmp_path, days_ago=8), ended(db, tmp_path, days_ago=6)
+    retain(db, Settings(data_dir=tmp_path, retain_jobs_days=7))
+    with pytest.raises(NotFound):
+        queue.get(db, old.id)
+    assert [path.name for path in (tmp_path / "jobs").iterdir()] == [young.id]
+
+
+def test_an_old_job_that_was_retried_is_left_alone(db: Database, tmp_path: Path) -> None:
+    job = ended(db, tmp_path, days_ago=8)
+    control.extend(db, job.id, 1)
+    retain(db, Settings(data_dir=tmp_path, retain_jobs_days=7, retain_checkpoints_days=7))
+    assert len(records.checkpoints(db, job.id)) == 4
+
+
+def test_what_a_deletion_that_broke_off_has_left_goes(db: Database, tmp_path: Path) -> None:
+    doomed = tmp_path / "jobs" / f".deleted-{STRANGER}" / "checkpoints"
+    doomed.mkdir(parents=True)
+    retain(db, Settings(data_dir=tmp_path))
+    assert list((tmp_path / "jobs").iterdir()) == []

@@ -5,7 +5,6 @@ processes can read them by offset. An archive that is refused is refused whole, 
 """
 
 import errno
-import shutil
 import struct
 import tarfile
 import zipfile
@@ -16,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Final
 
-from worker.jobs.errors import ArchiveTooLarge, BadArchive, DiskFull
-from worker.jobs.settings import SPARE_BYTES, Settings
+from worker.jobs.errors import ArchiveTooLarge, BadArchive
+from worker.jobs.files import require_space
+from worker.jobs.settings import Settings
 
 from .containers import Entry, entries
 from .names import Names, is_clutter
@@ -99,7 +99,7 @@ class _Budget:
     """How much may come out of an archive, in real bytes: what its headers promise counts for nothing."""
 
     def __init__(self, settings: Settings, archive_bytes: int, folder: Path) -> None:
-        self._folder = folder
+        self._folder, self._spare_bytes = folder, settings.min_free_bytes
         self.picture_bytes = settings.max_image_bytes
         self.labels_bytes = _MAX_LABELS_BYTES  # of all tables: they are held in memory
         self._bytes = min(settings.max_unpacked_bytes, max(_MAX_RATIO * archive_bytes, _ANY_RATIO_BYTES))
@@ -108,8 +108,8 @@ class _Budget:
     def spend(self, number: int) -> None:
         self._spent += number
         is_time_to_look = self._spent // _LOOK_BYTES != (self._spent - number) // _LOOK_BYTES
-        if is_time_to_look and shutil.disk_usage(self._folder).free < SPARE_BYTES:
-            raise DiskFull
+        if is_time_to_look:
+            require_space(self._folder, self._spare_bytes)
         if self._spent > self._bytes:
             raise ArchiveTooLarge(f"The archive unpacks to more than {self._bytes} bytes.")
 

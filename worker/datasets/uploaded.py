@@ -1,6 +1,5 @@
 """From an uploaded archive to a prepared dataset: unpack and inspect, divide, decode, report."""
 
-import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -13,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.jobs.card import Card, Finding, FindingKind, Task
-from worker.jobs.errors import DatasetInvalid, DiskFull
+from worker.jobs.errors import DatasetInvalid
+from worker.jobs.files import require_space
 from worker.jobs.form import TEST_FRACTION, Form
-from worker.jobs.settings import SPARE_BYTES, Settings
+from worker.jobs.settings import Settings
 
 from . import layout, report
 from .archive import Member, Unpacked, unpack
@@ -67,7 +67,8 @@ def prepare(archive: Path, form: Form, folder: Path, settings: Settings, watch: 
         found = layout.read(unpacked, form.task)
         seen, unreadable = _sort(found.samples, dict(zip(unpacked.members, inspected, strict=True)))
         shape = _shape(form, [each.header for each in seen])
-        _check_space(folder, shape, len(seen))
+        bytes_of_pictures = len(seen) * shape.channels * shape.height * shape.width
+        require_space(folder, settings.min_free_bytes, bytes_of_pictures)
         with Writer(folder, (shape.channels, shape.height, shape.width)) as writer:
             train, test = (
                 _write(pool, part, form.task, shape, writer, watch, len(seen)) for part in _divide(seen, form)
@@ -105,13 +106,6 @@ def _shape(form: Form, headers: Sequence[Header]) -> Preprocessing:
     height, width = form.size or (own if max(own) <= _OWN_SIZE_UP_TO else (_USUAL_SIZE, _USUAL_SIZE))
     is_grey = form.channels == "grey" or (form.channels is None and all(header.is_grey for header in headers))
     return plain(1 if is_grey else 3, height, width)
-
-
-def _check_space(folder: Path, shape: Preprocessing, pictures: int) -> None:
-    needed = pictures * shape.channels * shape.height * shape.width + SPARE_BYTES
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise DiskFull(f"The prepared dataset would take {needed} bytes; {free} are free in the data folder.")
 
 
 def _divide(seen: Sequence[_Seen], form: Form) -> tuple[list[_Seen], list[_Seen]]:

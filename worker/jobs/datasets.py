@@ -126,10 +126,10 @@ def finish(
         return _end_attempt(session, dataset_id, attempt, outcome, failure, max_attempts)
 
 
-def rescue(db: Database, *, max_attempts: int, dead_workers: Sequence[str] = ()) -> list[str]:
-    """Takes datasets back from workers whose lease ran out, or that are known to be dead. Returns their ids."""
+def rescue(db: Database, *, max_attempts: int, dead_workers: Sequence[str] = (), expired: bool = True) -> list[str]:
+    """Takes datasets back from workers that are known to be dead, or whose lease has `expired`. Returns their ids."""
     with db.write() as session:
-        lost = leases.lost(session, Dataset, dead_workers)
+        lost = leases.lost(session, Dataset, dead_workers, expired=expired)
         for dataset_id, attempt in lost:
             failure = Failure.of(WorkerLost())
             _end_attempt(session, dataset_id, attempt, Outcome.WORKER_LOST, failure, max_attempts)

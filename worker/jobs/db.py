@@ -1,9 +1,10 @@
 """One place for the database's discipline: which driver, how a transaction begins, which schema it must have."""
 
 import importlib
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -36,6 +37,8 @@ class Database:
     """Sessions that read and sessions that write; a writing one commits when its block ends well."""
 
     def __init__(self, url: str) -> None:
+        # SQLite lets one write at a time and does not queue: threads of one process had better not fight for that.
+        self._turn = threading.Lock()
         self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
         self._engine = _sqlite_engine(url) if self.is_sqlite else _postgres_engine(url)
         self._writing = self._engine.execution_options(epochd_writes=True)
@@ -47,7 +50,8 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        with Session(self._writing, expire_on_commit=False) as session, session.begin():
+        turn = self._turn if self.is_sqlite else nullcontext()
+        with turn, Session(self._writing, expire_on_commit=False) as session, session.begin():
             yield session
 
     def migrate(self) -> None:
@@ -57,7 +61,7 @@ class Database:
         """
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-        with self._writing.begin() as connection:
+        with self._schema_transaction() as connection:
             if not self.is_sqlite:  # on SQLite the transaction itself is the lock
                 connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
             config.attributes["connection"] = connection
@@ -65,6 +69,22 @@ class Database:
                 command.upgrade(config, "head")
             except CommandError as error:
                 raise SchemaTooNew from error
+
+    @contextmanager
+    def _schema_transaction(self) -> Iterator[Connection]:
+        """Without foreign keys on SQLite, which makes a table anew to change it: to drop the old one must not take
+        with it what refers to its rows.
+        """
+        with self._writing.connect() as connection:
+            raw: Any = connection.connection.dbapi_connection
+            if self.is_sqlite:  # the switch does nothing inside a transaction
+                raw.execute("PRAGMA foreign_keys=OFF")
+            try:
+                with connection.begin():
+                    yield connection
+            finally:
+                if self.is_sqlite:
+                    raw.execute("PRAGMA foreign_keys=ON")
 
     def close(self) -> None:
         self._engine.dispose()

@@ -16,9 +16,9 @@ class EpochdError(Exception):
 
     code: ClassVar[str] = "internal"
 
-    def __init__(self, detail: str | None = None, *, suggestion: str | None = None) -> None:
+    def __init__(self, detail: str | None = None, *, hint: str | None = None) -> None:
         self.detail = detail or inspect.getdoc(type(self)) or self.code
-        self.suggestion = suggestion  # what to try
+        self.hint = hint  # what to try
         super().__init__(self.detail)
 
     def __init_subclass__(cls) -> None:
@@ -150,6 +150,10 @@ class BadImage(EpochdError):
 
 class ImageTooLarge(EpochdError):
     """The picture has more pixels than this service accepts."""
+
+
+class DatabaseUnavailable(EpochdError):
+    """The database does not answer just now; try again in a moment."""
 
 
 class PredictorUnavailable(EpochdError):

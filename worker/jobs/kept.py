@@ -6,7 +6,7 @@ from sqlalchemy import ColumnElement, Select, delete, func, select
 from sqlmodel import Session, col
 
 from .spec import LOWER_IS_BETTER, Checkpoints, Metric
-from .tables import Checkpoint, Epoch, Job
+from .tables import Checkpoint, Epoch, Job, StepCheckpoint
 
 WITH_METRICS = (col(Epoch.job_id) == col(Checkpoint.job_id)) & (col(Epoch.epoch) == col(Checkpoint.epoch))
 
@@ -29,20 +29,28 @@ def best(job_id: str, best_by: Metric | None) -> Select[int]:
     )
 
 
-def prune(session: Session, job_id: str) -> list[str]:
-    """Deletes the rows of checkpoints that do not stay. Returns the paths of weights and state of those that do."""
-    what = policy(session, job_id)
+def prune(session: Session, job_id: str, what: Checkpoints | None = None) -> list[str]:
+    """Deletes the rows of checkpoints that do not stay, by the spec's policy or by `what`. Returns the paths of all
+    files of those that do.
+    """
+    what = what or policy(session, job_id)
     if what.keep != "all":
         epoch = col(Checkpoint.epoch)
         stays = {session.execute(select(func.max(epoch)).where(col(Checkpoint.job_id) == job_id)).scalar_one()}
         if what.keep != "last":
-            stays.add(session.execute(best(job_id, what.best_by)).scalar_one())
+            stays.add(session.execute(best(job_id, what.best_by)).scalar_one_or_none())
         goes = delete(Checkpoint).where(col(Checkpoint.job_id) == job_id, epoch.not_in(stays))
         if what.keep == "every":
             goes = goes.where(epoch % what.every != 0)
         session.execute(goes, execution_options={"synchronize_session": False})
-    files = select(col(Checkpoint.path), col(Checkpoint.state_path)).where(col(Checkpoint.job_id) == job_id)
-    return [path for row in session.execute(files) for path in row]
+    return files(session, job_id)
+
+
+def files(session: Session, job_id: str) -> list[str]:
+    """The paths, relative to the data folder, of all files of a job's checkpoints: weights and state."""
+    whole = select(col(Checkpoint.path), col(Checkpoint.state_path)).where(col(Checkpoint.job_id) == job_id)
+    inside = select(col(StepCheckpoint.path)).where(col(StepCheckpoint.job_id) == job_id)
+    return [path for query in (whole, inside) for row in session.execute(query) for path in row]
 
 
 def _goodness(best_by: Metric | None) -> ColumnElement[float]:

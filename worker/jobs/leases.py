@@ -47,10 +47,14 @@ def renew(session: Session, table: type[Row], worker_id: str, lease_seconds: flo
     )
 
 
-def lost(session: Session, table: type[Row], dead_workers: Sequence[str]) -> list[tuple[str, int]]:
-    """The rows, and their attempts, of workers whose lease ran out or that are known to be dead. Locks them."""
-    expired = (col(table.lease_expires_at) < now(session)) | col(table.worker_id).in_(dead_workers)
-    found = select(col(table.id), col(table.attempt)).where(expired).with_for_update(skip_locked=True)
+def lost(
+    session: Session, table: type[Row], dead_workers: Sequence[str], *, expired: bool = True
+) -> list[tuple[str, int]]:
+    """The rows, and their attempts, of workers that are known to be dead, or whose lease has `expired`. Locks them."""
+    is_lost: ColumnElement[bool] = col(table.worker_id).in_(dead_workers)
+    if expired:
+        is_lost |= col(table.lease_expires_at) < now(session)
+    found = select(col(table.id), col(table.attempt)).where(is_lost).with_for_update(skip_locked=True)
     return [(row.id, row.attempt) for row in session.execute(found)]
 
 

@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,13 @@ EXIT_STALE: Final = 1  # somebody else owns the job now
 EXIT_BROKEN: Final = 70  # an error that even the attempt's own handlers did not expect (EX_SOFTWARE)
 EXIT_UNFIT_PARENT: Final = 71  # forked from a process that must not fork; the job was not touched (EX_OSERR)
 EXIT_STOPPED: Final = 75  # stopped by request; can go on (EX_TEMPFAIL)
+
+
+class Pulse(bytes, Enum):
+    """What an attempt's process tells its worker."""
+
+    MOVED = b"."
+    WAITING = b"-"  # for something with a time limit of its own: silence is no sign until it moves again
 
 
 class Stopped(BaseException):

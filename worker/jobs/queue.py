@@ -1,19 +1,30 @@
-"""The life of a job: each function here is one state change in one transaction. See `leases.py` for claim and fence."""
+"""The life of a job: each function here is one state change in one transaction.
+
+What its owner asks for is in `control.py`; see `leases.py` for claim and fence.
+"""
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from datetime import datetime
+from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import Select, func, insert, select, update
 from sqlmodel import Session, col
 
 from . import datasets, leases, waiting, workers
 from .db import Database, now
-from .errors import Conflict, NotFound, StaleAttempt, WorkerLost
-from .failures import Failure
+from .errors import DatasetInvalid, NotFound, SpecRefused, StaleAttempt, WorkerLost
+from .failures import JOB_CODES, Failure
 from .ids import is_id, new_id
+from .patches import patched
+from .remedies import suggestion
 from .spec import Spec
-from .states import SPENT, TERMINAL, DatasetStatus, Outcome, Status
+from .states import SPENT, TERMINAL, DatasetStatus, Outcome, Status, Wish
 from .tables import Attempt, Dataset, Job, Transition
+
+_NOT_RETURNED = {Status.CANCELLING: Status.CANCELLED, Status.PAUSING: Status.PAUSED}  # to the queue
+_ASKED_FOR = {Status.CANCELLING: Outcome.CANCELLED, Status.PAUSING: Outcome.PAUSED}
 
 
 def enqueue(db: Database, spec: Spec) -> Job:
@@ -30,14 +41,20 @@ def enqueue(db: Database, spec: Spec) -> Job:
         )
         session.add(job)
         session.flush()
-        _note(session, job.id, Status.QUEUED, "submitted")
+        note(session, job.id, Status.QUEUED, "submitted")
         return job
 
 
 def get(db: Database, job_id: str) -> Job:
     """Raises NotFound."""
     with db.read() as session:
-        return _get(session, job_id)
+        return find(session, job_id)
+
+
+def phase(db: Database, job_id: str) -> str | None:
+    """What the job's attempt is doing; None too when somebody has deleted the job."""
+    with db.read() as session:
+        return session.execute(select(col(Job.phase)).where(col(Job.id) == job_id)).scalar_one_or_none()
 
 
 def jobs(
@@ -91,7 +108,7 @@ def claim(
         )
         assert job is not None  # its row is locked
         session.add(Attempt(job_id=job.id, number=job.attempt, worker_id=worker_id, started_at=at))
-        _note(session, job.id, Status.RUNNING, f"attempt {job.attempt}")
+        note(session, job.id, Status.RUNNING, f"attempt {job.attempt}")
         return job
 
 
@@ -108,8 +125,11 @@ def fail_hopeless(db: Database) -> list[str]:
     with db.write() as session:
         found = session.execute(hopeless.with_for_update(skip_locked=True, of=Job)).all()
         for job, dataset in found:
-            job.status, job.finished_at, job.error = Status.FAILED, now(session), dataset.error
-            _note(session, job.id, Status.FAILED, "its dataset is invalid")
+            error = dict(dataset.error or {})
+            if error.get("code") not in JOB_CODES:
+                error["code"] = DatasetInvalid.code
+            job.status, job.finished_at, job.error = Status.FAILED, now(session), error
+            note(session, job.id, Status.FAILED, "its dataset is invalid")
         return [job.id for job, _ in found]
 
 
@@ -118,29 +138,12 @@ def renew(db: Database, worker_id: str, lease_seconds: float, job_ids: Collectio
         leases.renew(session, Job, worker_id, lease_seconds, job_ids)
 
 
-def owned(db: Database, worker_id: str) -> dict[str, tuple[int, Status]]:
-    """What this worker still owns: job id -> (attempt, status)."""
-    query = select(col(Job.id), col(Job.attempt), col(Job.status)).where(col(Job.worker_id) == worker_id)
+def owned(db: Database, worker_id: str) -> dict[str, tuple[int, Wish]]:
+    """What this worker still owns: job id -> (attempt, what is to become of it)."""
+    columns = (col(Job.id), col(Job.attempt), col(Job.status), col(Job.stop_now))
+    query = select(*columns).where(col(Job.worker_id) == worker_id)
     with db.read() as session:
-        return {row.id: (row.attempt, Status(row.status)) for row in session.execute(query)}
-
-
-def cancel(db: Database, job_id: str) -> Job:
-    """A queued job is cancelled at once, a running one becomes `cancelling`; asking twice is fine.
-
-    Raises NotFound, and Conflict when the job has succeeded or failed.
-    """
-    with db.write() as session:
-        job = _get(session, job_id, lock=True)
-        if job.status == Status.QUEUED:
-            job.status, job.finished_at = Status.CANCELLED, now(session)
-            _note(session, job_id, Status.CANCELLED, "cancelled while queued")
-        elif job.status == Status.RUNNING:
-            job.status = Status.CANCELLING
-            _note(session, job_id, Status.CANCELLING, "cancel requested")
-        elif job.status in (Status.SUCCEEDED, Status.FAILED):
-            raise Conflict(f"The job has {job.status} and cannot be cancelled any more.")
-        return job
+        return {row.id: (row.attempt, _wish(row.status, row.stop_now)) for row in session.execute(query)}
 
 
 def finish(
@@ -154,20 +157,21 @@ def finish(
 ) -> Status:
     """Ends an attempt, and gives its job the status that follows from how it ended.
 
-    CANCELLED is not the caller's to say: it is what RELEASED means for a job that is `cancelling`.
+    CANCELLED and PAUSED are not the caller's to say: they are what RELEASED means for a job that is `cancelling` or
+    `pausing`.
 
     Raises StaleAttempt when the attempt no longer owns the job.
     """
-    assert outcome is not Outcome.CANCELLED
+    assert outcome not in _ASKED_FOR.values()
     with db.write() as session:
         owner = select(col(Job.status)).where(*leases.fence(Job, job_id, attempt)).with_for_update()
         return _end_attempt(session, owner, job_id, attempt, outcome, failure, max_attempts)
 
 
-def rescue(db: Database, *, max_attempts: int, dead_workers: Sequence[str] = ()) -> list[str]:
-    """Takes jobs back from workers whose lease ran out, or that are known to be dead. Returns the job ids."""
+def rescue(db: Database, *, max_attempts: int, dead_workers: Sequence[str] = (), expired: bool = True) -> list[str]:
+    """Takes jobs back from workers that are known to be dead, or whose lease has `expired`. Returns the job ids."""
     with db.write() as session:
-        lost = leases.lost(session, Job, dead_workers)
+        lost = leases.lost(session, Job, dead_workers, expired=expired)
         for job_id, attempt in lost:
             owner = select(col(Job.status)).where(*leases.fence(Job, job_id, attempt))
             failure = Failure.of(WorkerLost())
@@ -188,10 +192,10 @@ def _end_attempt(
     owned_status = session.execute(owner).scalar_one_or_none()
     if owned_status is None:
         raise StaleAttempt
-    if owned_status == Status.CANCELLING and outcome is Outcome.RELEASED:
-        outcome = Outcome.CANCELLED
+    if outcome is Outcome.RELEASED:
+        outcome = _ASKED_FOR.get(Status(owned_status), outcome)
     at = now(session)
-    error = failure.model_dump(mode="json") if failure else None
+    error = _told(session, job_id, failure) if failure else None
     session.execute(
         update(Attempt)
         .where(col(Attempt.job_id) == job_id, col(Attempt.number) == attempt, col(Attempt.outcome).is_(None))
@@ -208,12 +212,22 @@ def _end_attempt(
         worker_id=None,
         lease_expires_at=None,
         eta_seconds=None,
+        stop_now=False,
         finished_at=at if status in TERMINAL else None,
         error=error if status is Status.FAILED else None,
     )
     reason = failure.message if failure else str(outcome)
-    _note(session, job_id, status, f"attempt {attempt}: {reason}"[:200])
+    note(session, job_id, status, f"attempt {attempt}: {reason}"[:200])
     return status
+
+
+def _told(session: Session, job_id: str, failure: Failure) -> dict[str, Any]:
+    spec = session.execute(select(col(Job.spec)).where(col(Job.id) == job_id)).scalar_one()
+    with suppress(ValidationError, SpecRefused):  # a spec of another epochd, or nothing that a spec could say
+        patch = suggestion(failure, Spec.model_validate(spec))
+        Spec.model_validate(patched(spec, patch or {}))
+        failure = failure.model_copy(update={"suggestion": patch})
+    return failure.model_dump(mode="json")
 
 
 def _next_status(session: Session, job_id: str, status: Status, outcome: Outcome, max_attempts: int) -> Status:
@@ -221,22 +235,32 @@ def _next_status(session: Session, job_id: str, status: Status, outcome: Outcome
         return Status.SUCCEEDED
     if outcome is Outcome.FAILED:
         return Status.FAILED
-    if status is Status.CANCELLING:
-        return Status.CANCELLED
+    if status in _NOT_RETURNED:
+        return _NOT_RETURNED[status]
     if outcome is Outcome.RELEASED:
         return Status.QUEUED
-    spent = select(func.count()).where(col(Attempt.job_id) == job_id, col(Attempt.outcome).in_(SPENT))
+    forgiven = select(col(Job.forgiven)).where(col(Job.id) == job_id).scalar_subquery()
+    spent = select(func.count()).where(
+        col(Attempt.job_id) == job_id, col(Attempt.outcome).in_(SPENT), col(Attempt.number) > forgiven
+    )
     return Status.FAILED if session.execute(spent).scalar_one() >= max_attempts else Status.QUEUED
 
 
-def _get(session: Session, job_id: str, *, lock: bool = False) -> Job:
+def _wish(status: str, stop_now: bool) -> Wish:
+    if status == Status.RUNNING:
+        return Wish.GO_ON
+    return Wish.STOP_NOW if stop_now else Wish.STOP
+
+
+def find(session: Session, job_id: str, *, lock: bool = False) -> Job:
+    """Raises NotFound."""
     job = session.get(Job, job_id, with_for_update=lock or None) if is_id(job_id) else None
     if job is None:
         raise NotFound("There is no job with this id.")
     return job
 
 
-def _note(session: Session, job_id: str, status: Status, reason: str) -> None:
+def note(session: Session, job_id: str, status: Status, reason: str) -> None:
     """Appends to the job's history."""
     seq = select(func.coalesce(func.max(Transition.seq), 0) + 1).where(col(Transition.job_id) == job_id)
     at: datetime = now(session)

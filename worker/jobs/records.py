@@ -13,8 +13,8 @@ from .errors import NotFound, NotReady
 from .leases import hold, update_fenced
 from .report import Report
 from .spec import Metric
-from .states import EventKind, Phase, Status
-from .tables import Attempt, Checkpoint, Epoch, Event, Job, ReportRow, Transition
+from .states import EventKind, Phase, Resume, Status
+from .tables import Attempt, Checkpoint, Epoch, Event, Job, ReportRow, StepCheckpoint, Transition
 
 _DETAIL_CHARACTERS = 300
 
@@ -51,6 +51,26 @@ class SavedCheckpoint:
 
 
 @dataclass(frozen=True)
+class SavedSteps:
+    """A checkpoint inside an epoch."""
+
+    epoch: int  # the one at work, from 1
+    batch: int  # how many of its batches are trained
+    path: str  # relative to the data folder
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """Where an attempt went on, and how near that is to a training that was never interrupted."""
+
+    epoch: int  # the last one that is done
+    batch: int  # how many of the next one's batches are too
+    differences: list[str]  # in what computes; none: the same bits
+
+
+@dataclass(frozen=True)
 class Progress:
     phase: Phase
     epoch: int
@@ -60,14 +80,24 @@ class Progress:
     eta_seconds: float | None
 
 
-def record_start(db: Database, job_id: str, attempt: int, provenance: dict[str, Any], resumed_from: int | None) -> None:
+def record_start(
+    db: Database, job_id: str, attempt: int, provenance: dict[str, Any], resumed: Resumed | None = None
+) -> None:
+    values: dict[str, Any] = {}
+    if resumed is not None:
+        differs = resumed.differences
+        values = {
+            "resumed_from": resumed.epoch,
+            "resumed_batch": resumed.batch,
+            "resume": Resume.APPROXIMATE if differs else Resume.EXACT,
+            "resume_reason": "; ".join(differs)[:_DETAIL_CHARACTERS] or None,
+        }
     with db.write() as session:
         update_fenced(session, Job, job_id, attempt, provenance=provenance)
-        session.execute(
-            update(Attempt)
-            .where(col(Attempt.job_id) == job_id, col(Attempt.number) == attempt)
-            .values(resumed_from=resumed_from)
-        )
+        if values:
+            session.execute(
+                update(Attempt).where(col(Attempt.job_id) == job_id, col(Attempt.number) == attempt).values(**values)
+            )
 
 
 def record_first_batch(db: Database, job_id: str, attempt: int, progress: Progress) -> None:
@@ -105,6 +135,7 @@ def record_epoch(
         # An attempt that goes on from an older checkpoint walks over later epochs again.
         for table in (Epoch, Checkpoint):
             session.execute(delete(table).where(col(table.job_id) == job_id, col(table.epoch) >= result.epoch))
+        session.execute(delete(StepCheckpoint).where(col(StepCheckpoint.job_id) == job_id))
         seq = session.execute(select(col(Job.last_seq)).where(col(Job.id) == job_id)).scalar_one()
         session.add(
             Epoch(
@@ -121,6 +152,31 @@ def record_epoch(
         if report is not None:
             session.merge(ReportRow(job_id=job_id, epoch=report.epoch, contents=report.model_dump(mode="json")))
         return kept.prune(session, job_id)
+
+
+def record_steps(db: Database, job_id: str, attempt: int, saved: SavedSteps) -> list[str]:
+    """A checkpoint inside an epoch, instead of the one before. Returns the paths of all files that stay."""
+    with db.write() as session:
+        hold(session, Job, job_id, attempt)
+        session.merge(StepCheckpoint(job_id=job_id, attempt=attempt, created_at=now(session), **vars(saved)))
+        session.flush()
+        return kept.files(session, job_id)
+
+
+def steps(db: Database, job_id: str) -> StepCheckpoint | None:
+    """The checkpoint inside the epoch that follows the newest whole one, if there is one."""
+    newest = select(func.coalesce(func.max(Checkpoint.epoch), 0)).where(col(Checkpoint.job_id) == job_id)
+    query = select(StepCheckpoint).where(
+        col(StepCheckpoint.job_id) == job_id, col(StepCheckpoint.epoch) == newest.scalar_subquery() + 1
+    )
+    with db.read() as session:
+        return session.execute(query).scalar_one_or_none()
+
+
+def files(db: Database, job_id: str) -> list[str]:
+    """The paths, relative to the data folder, of all files that the job's rows name."""
+    with db.read() as session:
+        return kept.files(session, job_id)
 
 
 def record_event(db: Database, job_id: str, attempt: int, epoch: int, kind: EventKind, detail: str) -> None:

@@ -9,7 +9,6 @@ from sqlalchemy import URL
 
 from .processes import cores
 
-SPARE_BYTES = 256 * 2**20  # of the data folder's disk that uploads leave to the database and to running jobs
 _DEVICES = Path("/dev")
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -34,7 +33,22 @@ class Settings(BaseSettings):
     heartbeat_seconds: float = Field(5.0, gt=0, description="How often a worker renews its leases")
     poll_seconds: float = Field(0.05, gt=0, le=5, description="How often an idle worker looks for a queued job")
     cancel_seconds: float = Field(5.0, gt=0, description="A cancelled training that has not left by then is killed")
+    stall_seconds: float = Field(300.0, gt=0, description="A training in which nothing moved for this long is killed")
     max_attempts: int = Field(3, ge=1, le=100, description="A job that dies this many times is failed")
+    checkpoint_seconds: float = Field(
+        60.0, gt=0, description="How often, about, a training saves inside an epoch that lasts longer"
+    )
+    min_free_bytes: int = Field(
+        256 * 2**20,
+        ge=0,
+        description="Of the data folder's disk, what jobs and uploads leave to the database, in bytes",
+    )
+    retain_checkpoints_days: float | None = Field(
+        None, gt=0, description="After so many days an ended job keeps its best and last checkpoint only; unset: all"
+    )
+    retain_jobs_days: float | None = Field(
+        None, gt=0, description="After so many days an ended job is deleted; unset: never"
+    )
     slots: int | None = Field(
         None,
         ge=1,

@@ -6,10 +6,20 @@ from enum import StrEnum
 class Status(StrEnum):
     QUEUED = "queued"  # waits for a worker
     RUNNING = "running"  # an attempt owns it
+    PAUSING = "pausing"  # an attempt owns it and has been asked to save and leave
+    PAUSED = "paused"  # waits until somebody lets it go on
     CANCELLING = "cancelling"  # an attempt owns it and has been asked to stop for good
     SUCCEEDED = "succeeded"  # every epoch was trained
     FAILED = "failed"  # cannot be trained, or its attempts are spent
     CANCELLED = "cancelled"  # stopped by request
+
+
+class Wish(StrEnum):
+    """What a worker is to do with an attempt of its own."""
+
+    GO_ON = "go_on"
+    STOP = "stop"  # let it save and leave
+    STOP_NOW = "stop_now"  # kill it
 
 
 class DatasetStatus(StrEnum):
@@ -20,7 +30,7 @@ class DatasetStatus(StrEnum):
     DELETED = "deleted"  # its files are gone; the row keeps the version's number from being used again
 
 
-OWNED = (Status.RUNNING, Status.CANCELLING)
+OWNED = (Status.RUNNING, Status.PAUSING, Status.CANCELLING)
 TERMINAL = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
 
 
@@ -37,13 +47,15 @@ class Outcome(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"  # an error that another attempt would meet again
     CANCELLED = "cancelled"
+    PAUSED = "paused"
     RELEASED = "released"  # its worker was told to stop and gave the job back; costs nothing
     KILLED = "killed"  # the training process died of a signal
     CRASHED = "crashed"  # the training process left without a word
+    STALLED = "stalled"  # nothing moved any more, so it was killed
     WORKER_LOST = "worker_lost"  # the lease ran out
 
 
-SPENT = (Outcome.KILLED, Outcome.CRASHED, Outcome.WORKER_LOST)  # these count against max_attempts
+SPENT = (Outcome.KILLED, Outcome.CRASHED, Outcome.STALLED, Outcome.WORKER_LOST)  # these count against max_attempts
 
 
 class EventKind(StrEnum):
@@ -52,3 +64,11 @@ class EventKind(StrEnum):
     MICRO_BATCH = "micro_batch"  # a batch did not fit into memory and goes through in parts
     STOPPED_EARLY = "stopped_early"  # the metric that early stopping watches got no better
     DIVERGED = "diverged"  # the loss was no finite number any more
+    CHECKPOINT_CORRUPT = "checkpoint_corrupt"  # a checkpoint could not be gone on from, so an older one was taken
+
+
+class Resume(StrEnum):
+    """How near a training that went on is to one that was never interrupted."""
+
+    EXACT = "exact"  # the same bits
+    APPROXIMATE = "approximate"  # what computes is not what began

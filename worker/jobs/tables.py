@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, Column, DateTime, Dialect, ForeignKey, Index, String
+from sqlalchemy import JSON, BigInteger, CheckConstraint, Column, DateTime, Dialect, ForeignKey, Index, String, literal
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, SQLModel
 
-from .states import OWNED, TERMINAL, DatasetStatus, EventKind, Outcome, Phase, Status
+from .states import OWNED, TERMINAL, DatasetStatus, EventKind, Outcome, Phase, Resume, Status
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -39,6 +39,11 @@ _OWNED_SQL = ", ".join(repr(str(status)) for status in OWNED)
 
 def _time(*, nullable: bool = True) -> Any:
     return Field(default=None, sa_column=Column(UtcDateTime, nullable=nullable))
+
+
+def _added_later(default: object) -> Any:
+    """A column that rows of before do not have."""
+    return Field(default=default, sa_column_kwargs={"server_default": literal(default)})
 
 
 def _job_id() -> Any:
@@ -103,6 +108,8 @@ class Job(SQLModel, table=True):
     started_at: datetime | None = _time()
     finished_at: datetime | None = _time()
     attempt: int = 0  # the number of the current or last attempt; the fence of every worker's write
+    forgiven: int = _added_later(0)  # attempts up to this one do not count against max_attempts: it was retried then
+    stop_now: bool = _added_later(default=False)  # it is cancelled without saving: kill the attempt
     last_seq: int = 0  # of the newest metrics row; never goes back
     threads: int | None = None  # decided at the first claim and kept: they are part of the result's bits
     worker_id: str | None = Field(default=None, max_length=64)
@@ -121,6 +128,7 @@ class Attempt(SQLModel, table=True):
     __table_args__ = (
         CheckConstraint(f"outcome IS NULL OR {_one_of('outcome', Outcome)}", name="attempts_outcome_known"),
         CheckConstraint("(ended_at IS NULL) = (outcome IS NULL)", name="attempts_ended_at_iff_outcome"),
+        CheckConstraint(f"resume IS NULL OR {_one_of('resume', Resume)}", name="attempts_resume_known"),
     )
 
     job_id: str = _job_id()
@@ -130,7 +138,10 @@ class Attempt(SQLModel, table=True):
     first_batch_at: datetime | None = _time()  # when it had trained one batch
     ended_at: datetime | None = _time()
     outcome: str | None = Field(default=None, max_length=16)
-    resumed_from: int | None = None  # the epoch whose checkpoint it went on from
+    resumed_from: int | None = None  # the last epoch that was done when it went on,
+    resumed_batch: int | None = None  # and the batches of the next one that were too
+    resume: str | None = Field(default=None, max_length=16)  # how near to an uninterrupted training that is
+    resume_reason: str | None = Field(default=None, max_length=300)  # why it is not the same
     error: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
 
 
@@ -184,6 +195,21 @@ class Checkpoint(SQLModel, table=True):
     weights_sha256: str | None = Field(default=None, max_length=64)  # without the header; null in old rows
     state_path: str = Field(max_length=200)  # of what only training needs to go on
     state_sha256: str = Field(max_length=64)
+
+
+class StepCheckpoint(SQLModel, table=True):
+    """What is needed to go on inside an epoch: the newest of a job, until that epoch is recorded."""
+
+    __tablename__ = "step_checkpoints"
+
+    job_id: str = _job_id()
+    attempt: int
+    created_at: datetime = _time(nullable=False)
+    epoch: int  # the one at work, from 1
+    batch: int  # how many of its batches are trained
+    path: str = Field(max_length=200)  # relative to the data folder
+    sha256: str = Field(max_length=64)
+    bytes: int = Field(sa_type=BigInteger)
 
 
 class Event(SQLModel, table=True):

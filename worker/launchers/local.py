@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
@@ -21,18 +22,17 @@ from typing import TYPE_CHECKING, NoReturn
 import structlog
 
 from worker.jobs import logs
-from worker.jobs.processes import EXIT_BROKEN, EXIT_UNFIT_PARENT, die_with_parent, thread_count
+from worker.jobs.attempt_logs import training_log
+from worker.jobs.processes import EXIT_BROKEN, EXIT_UNFIT_PARENT, Pulse, die_with_parent, thread_count
 from worker.jobs.settings import Settings
 
 if TYPE_CHECKING:
     from worker.training.arithmetic import Arithmetic
 
+DUMP_STACKS = signal.SIGUSR1
 _PRELOAD = "worker.launchers.preload"
-
-
-def training_log(job_id: str, attempt: int) -> str:
-    """Where an attempt at a job logs, relative to the data folder."""
-    return f"jobs/{job_id}/attempt-{attempt}.log"
+_PULSES = 4096  # read at once
+_LOOK_SECONDS = 2.0  # a worker looks more often than that
 
 
 def preparing_log(dataset_id: str, attempt: int) -> str:
@@ -43,8 +43,11 @@ def preparing_log(dataset_id: str, attempt: int) -> str:
 class Running:
     """The process of an attempt."""
 
-    def __init__(self, process: BaseProcess) -> None:
-        self._process = process
+    def __init__(self, process: BaseProcess, pulse: Connection) -> None:
+        self._process, self._pulse = process, pulse
+        os.set_blocking(pulse.fileno(), False)
+        self._still, self._looked = 0.0, time.monotonic()
+        self._waits = False
 
     @property
     def pid(self) -> int:
@@ -61,15 +64,34 @@ class Running:
         """A descriptor that becomes readable when the process ends."""
         return self._process.sentinel
 
+    def seconds_still(self) -> float:
+        """How long nothing has moved in there; 0 while it waits for something that has a time limit of its own.
+
+        Time in which this process did not look does not count: it may have been frozen together with that one.
+        """
+        now = time.monotonic()
+        self._still, self._looked = self._still + min(now - self._looked, _LOOK_SECONDS), now
+        with suppress(BlockingIOError):
+            while said := os.read(self._pulse.fileno(), _PULSES):
+                self._still, self._waits = 0.0, said[-1:] == Pulse.WAITING
+        return 0.0 if self._waits else self._still
+
     def stop(self) -> None:
         """Asks it to leave at the next batch."""
-        with suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGTERM)
+        self._send(signal.SIGTERM)
+
+    def dump_stacks(self) -> None:
+        """Has it write what each of its threads is doing into its log, even while it hangs in native code."""
+        self._send(DUMP_STACKS)
 
     def kill(self) -> None:
         """Ends it and all that it started."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
+
+    def _send(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
 
 
 class LocalLauncher:
@@ -107,9 +129,12 @@ class LocalLauncher:
 
     def _start(self, target: Callable[..., NoReturn], row_id: str, attempt: int, *more: str) -> Running:
         name = f"epochd attempt {row_id}.{attempt}"
-        process = self._context.Process(target=target, args=(self._settings, row_id, attempt, *more), name=name)
-        process.start()
-        return Running(process)
+        ours, theirs = self._context.Pipe(duplex=False)
+        args = (self._settings, row_id, attempt, theirs, *more)
+        process = self._context.Process(target=target, args=args, name=name)
+        with theirs:
+            process.start()
+        return Running(process, ours)
 
 
 def wait_any(running: Iterable[Running], seconds: float) -> None:
@@ -126,17 +151,25 @@ def _check_preloaded(answer: Connection) -> None:
     answer.send(arithmetic.probe())
 
 
-def _train(settings: Settings, job_id: str, attempt: int, exact: "Arithmetic") -> NoReturn:
+def _train(settings: Settings, job_id: str, attempt: int, worker: Connection, exact: "Arithmetic") -> NoReturn:
     from worker.training import attempt as training  # already loaded: forked from the preloaded process
 
+    os.set_blocking(worker.fileno(), False)
     structlog.contextvars.bind_contextvars(job=job_id, attempt=attempt)
-    run = partial(training.run, exact=exact)
+    run = partial(training.run, exact=exact, pulse=partial(_send_pulse, worker))
     _live(run, settings, job_id, attempt, settings.data_dir / training_log(job_id, attempt))
 
 
-def _prepare(settings: Settings, dataset_id: str, attempt: int) -> NoReturn:
+def _send_pulse(worker: Connection, pulse: Pulse) -> None:
+    """A worker that does not listen, or is gone, is no reason to wait."""
+    with suppress(BlockingIOError, BrokenPipeError):
+        os.write(worker.fileno(), pulse.value)
+
+
+def _prepare(settings: Settings, dataset_id: str, attempt: int, worker: Connection) -> NoReturn:
     from worker.datasets import attempt as preparing
 
+    worker.close()  # it watches its own progress
     structlog.contextvars.bind_contextvars(dataset=dataset_id, attempt=attempt)
     _live(preparing.run, settings, dataset_id, attempt, settings.data_dir / preparing_log(dataset_id, attempt))
 
@@ -153,6 +186,7 @@ def _live(
     os.dup2(descriptor, sys.stdout.fileno())
     os.dup2(descriptor, sys.stderr.fileno())
     faulthandler.enable()
+    faulthandler.register(DUMP_STACKS)
     logs.configure("attempt")
     code = EXIT_BROKEN
     try:

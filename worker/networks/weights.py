@@ -51,7 +51,7 @@ def load_weights(network: nn.Module, model: Torchvision, folder: Path, *, allow_
     if misfits:
         more = f" (and {len(misfits) - 1} more)" if misfits[1:] else ""
         detail = f"{file} does not fit {model.name}: {misfits[0]}{more}."
-        raise WeightsUnfit(detail, suggestion=_suggestion(model.name, fitted, own))
+        raise WeightsUnfit(detail, hint=_hint(model.name, fitted, own))
     network.load_state_dict(fitted)
 
 
@@ -133,7 +133,7 @@ def _shape(tensor: Tensor) -> str:
     return " x ".join(map(str, tensor.shape)) or "of one number"
 
 
-def _suggestion(name: str, state: State, own: State) -> str | None:
+def _hint(name: str, state: State, own: State) -> str | None:
     if _POSITIONS not in own or not _differs(_POSITIONS, state, own):
         return None
     patches = state[_POSITIONS].numel() // own[_POSITIONS].shape[-1] - 1

@@ -6,7 +6,8 @@ are as even as can be and at least `least`: of a single picture it may not be ab
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from worker.jobs.errors import OutOfMemory
 from worker.jobs.spec import Spec
 
-from . import memory
+from . import memory, randomness
 from .loops import Batch, train_loop
 from .losses import AverageLoss
 from .optim import Stepper
@@ -49,10 +50,25 @@ class Accumulation:
         self._loss_fn, self._optimizer, self._on_smaller = loss_fn, optimizer, on_smaller
         self._unfinished: Batch | None = None
 
-    def train(self, batches: Iterator[Batch], model: nn.Module, device: torch.device) -> float:
-        """One epoch. Returns the average loss. Raises OutOfMemory when not even one picture fits."""
+    def train(
+        self,
+        batches: Iterator[Batch],
+        model: nn.Module,
+        device: torch.device,
+        *,
+        begun: Mapping[str, Any] | None = None,
+        on_part: Callable[[], None] = lambda: None,
+    ) -> float:
+        """One epoch, or the rest of one that has `begun`. Returns the average loss.
+
+        `on_part` is called whenever a part of a batch is done. Raises OutOfMemory when not even one picture fits.
+        """
         self._loss_fn.begin()
         self._optimizer.begin()
+        if begun is not None:
+            self._loss_fn.load_state_dict(begun["loss"])
+            self._optimizer.load_state_dict(begun["stepper"])
+        self._on_part = on_part
         self._unfinished, self._before = None, Before(model, device)
         while True:
             try:
@@ -62,6 +78,10 @@ class Accumulation:
                     raise
             memory.release(device)  # only now: the error held on to the tensors
             self._shrink()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the epoch has had so far, between two batches: for `train`."""
+        return {"loss": self._loss_fn.state_dict(), "stepper": self._optimizer.state_dict()}
 
     def _feed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         while (batch := self._unfinished or _next(batches)) is not None:
@@ -79,16 +99,18 @@ class Accumulation:
             self._loss_fn.share = self._loss_fn.mass(targets) / whole if whole else 1.0
             self._optimizer.is_last = count == 0
             yield part, targets
+            if count:
+                self._on_part()
 
     def _shrink(self) -> None:
         if self._unfinished is None or self._optimizer.half_done:
             raise OutOfMemory(
                 "There is not enough memory for the batch itself, or for the optimizer.",
-                suggestion="Set `accumulation`, to have parts from the start, or take a smaller `batch_size`.",
+                hint="Set `accumulation`, to have parts from the start, or take a smaller `batch_size`.",
             )
         tried = min(self.micro_batch, len(self._unfinished[0]))
         if tried <= self._least:
-            raise OutOfMemory(suggestion="Take a smaller network or `image_size`, or allow more memory.")
+            raise OutOfMemory(hint="Take a smaller network or `image_size`, or allow more memory.")
         self.micro_batch = math.ceil(tried / 2)
         self._loss_fn.discard()
         self._optimizer.discard()
@@ -104,15 +126,12 @@ class Before:
 
     def remember(self) -> None:
         self._kept = [buffer.clone() for buffer in self._buffers]
-        self._random = torch.get_rng_state()
-        self._random_on_gpu = torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None
+        self._random = randomness.state(self._device)
 
     def restore(self) -> None:
         for buffer, kept in zip(self._buffers, self._kept, strict=True):
             buffer.copy_(kept)
-        torch.set_rng_state(self._random)
-        if self._random_on_gpu is not None:
-            torch.cuda.set_rng_state(self._random_on_gpu, self._device)
+        randomness.set_state(self._random, self._device)
 
 
 def _next(batches: Iterator[Batch]) -> Batch | None:
@@ -122,6 +141,6 @@ def _next(batches: Iterator[Batch]) -> Batch | None:
     except (RuntimeError, MemoryError) as error:
         if memory.is_out_of_memory(error):
             raise OutOfMemory(
-                "There is not enough memory for the pictures of one batch.", suggestion="Take a smaller `batch_size`."
+                "There is not enough memory for the pictures of one batch.", hint="Take a smaller `batch_size`."
             ) from error
         raise

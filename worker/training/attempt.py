@@ -1,60 +1,74 @@
 """One attempt at a job, from its row to its last checkpoint. Runs in a process of its own."""
 
 import math
-import platform
+import socket
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from typing import Any, Final, get_args
 
 import structlog
 import torch
-import torchvision
 
 from worker.datasets.opening import open_prepared
 from worker.jobs import queue, records, suiting, versions
 from worker.jobs.card import Card
 from worker.jobs.db import DATABASE_AWAY, Database, insist
-from worker.jobs.errors import CheckpointCorrupt, Diverged, EpochdError, Internal, OutOfMemory, StaleAttempt
-from worker.jobs.failures import Failure, traceback_tail
-from worker.jobs.processes import EXIT_DONE, EXIT_STALE, EXIT_STOPPED, Stopped, cores
-from worker.jobs.records import EpochResult
+from worker.jobs.errors import DiskFull, Diverged, EpochdError, Internal, OutOfMemory, StaleAttempt
+from worker.jobs.failures import JOB_CODES, Failure, traceback_tail
+from worker.jobs.files import told_when_full
+from worker.jobs.leftovers import remove_others
+from worker.jobs.processes import EXIT_DONE, EXIT_STALE, EXIT_STOPPED, Pulse, Stopped, cores
+from worker.jobs.records import EpochResult, Resumed
 from worker.jobs.settings import Settings
 from worker.jobs.spec import Metric, Spec
 from worker.jobs.states import EventKind, Outcome, Phase
 from worker.jobs.tables import Job
 from worker.networks import whole
 
-from . import arithmetic, checkpoints, device, memory
+from . import arithmetic, checkpoints, device, memory, provenance
 from .arithmetic import Arithmetic
 from .engine import Engine
 from .plan import check_single_pictures
 from .progress import Reporter
+from .resuming import resume
 from .stopping import epochs_without_improvement
 
 _OUT_OF_MEMORY: Final = OutOfMemory(
     "There is not enough memory beside the batches: for the network, the optimizer, or saving them.",
-    suggestion="Take a smaller network or an optimizer that remembers less, such as sgd, or allow more memory.",
+    hint="Take a smaller network or an optimizer that remembers less, such as sgd, or allow more memory.",
 )
+_NETWORK_SECONDS: Final = 60.0
 _log = structlog.get_logger()
 
 
-def run(settings: Settings, job_id: str, attempt: int, exact: Arithmetic = "highest") -> int:
+def run(
+    settings: Settings,
+    job_id: str,
+    attempt: int,
+    exact: Arithmetic = "highest",
+    pulse: Callable[[Pulse], None] = lambda _: None,
+) -> int:
     """Trains the job and settles it in the database. Returns the exit code of this process.
 
     `exact`: the fp32 arithmetic that is exact and fast here; a job that began with another keeps that.
     """
+    socket.setdefaulttimeout(_NETWORK_SECONDS)  # of torchvision's downloads
     db = Database(settings.resolved_database_url)
     job = queue.get(db, job_id)
-    reporter = Reporter(db, job_id, attempt, job.spec["epochs"])
+    seconds = settings.checkpoint_seconds
+    reporter = Reporter(db, job_id, attempt, job.spec["epochs"], checkpoint_seconds=seconds, pulse=pulse)
     reporter.listen()
     try:
         try:
-            _Attempt(db, settings, job, attempt, reporter, exact).train()
+            with told_when_full():
+                _Attempt(db, settings, job, attempt, reporter, exact).train()
             outcome, failure = Outcome.SUCCEEDED, None
         except (StaleAttempt, *DATABASE_AWAY):
             raise
         except EpochdError as error:
-            outcome, failure = Outcome.FAILED, Failure.of(error, phase=reporter.phase)
+            told = error if error.code in JOB_CODES else Internal(error.detail)
+            outcome, failure = Outcome.FAILED, Failure.of(told, phase=reporter.phase)
             if isinstance(error, Diverged):
                 note = partial(records.record_event, db, job_id, attempt, reporter.epoch)
                 insist(partial(note, EventKind.DIVERGED, error.detail))
@@ -79,24 +93,22 @@ class _Attempt:
     ) -> None:
         assert job.dataset_id is not None
         self._db, self._settings, self._number, self._reporter = db, settings, attempt, reporter
-        self._job_id, self._spec = job.id, Spec.model_validate(job.spec)
+        self._job, self._spec = job, Spec.model_validate(job.spec)
         self._threads = job.threads or cores()
         began_with = (job.provenance or {}).get("arithmetic", exact)
         self._exact: Arithmetic = exact if began_with == "medium" else "highest"  # "medium" need not be exact here
         self._dataset = versions.by_id(db, job.dataset_id)
+        self._place = checkpoints.Place(settings.data_dir, job.id, attempt, settings.min_free_bytes)
 
     def train(self) -> None:
         """Raises what ends the attempt."""
         self._reporter.begin(Phase.PREPARING)
         self._prepare()
-        done = self._resume()
-        if not done:
-            allow = self._settings.allow_download
-            whole.begin_with(
-                self._engine.network, self._spec, self._settings.data_dir / "weights", allow_download=allow
-            )
-        records.record_start(self._db, self._job_id, self._number, self._provenance(), resumed_from=done or None)
-        watched = [_watched(self._spec, vars(row)) for row in records.epochs(self._db, self._job_id)]
+        resumed = self._resume()
+        done = resumed.epoch if resumed else 0
+        records.record_start(self._db, self._job.id, self._number, self._provenance(), resumed)
+        self._remove_others(records.files(self._db, self._job.id))  # what attempts that died have left
+        watched = [_watched(self._spec, vars(row)) for row in records.epochs(self._db, self._job.id)]
         del watched[done:]  # of epochs that will be trained again
         if done and self._is_over(done, watched):  # the attempt before died after its last epoch
             return
@@ -105,6 +117,7 @@ class _Attempt:
             watched.append(_watched(self._spec, vars(result)))
             if self._is_over(epoch, watched):
                 return
+            self._reporter.stop_if_asked()
 
     def _prepare(self) -> None:
         spec, settings = self._spec, self._settings
@@ -123,32 +136,48 @@ class _Attempt:
         network = whole.network(spec, self._preprocessing, data.card.outputs)
         self._engine = Engine(spec, data, self._preprocessing, network, self._device, self._on_smaller)
 
-    def _resume(self) -> int:
-        """Goes back to the newest checkpoint that is whole; returns its epoch, or 0 when there is none."""
-        for kept in reversed(records.checkpoints(self._db, self._job_id)):
-            row, folder = kept.row, self._settings.data_dir
-            try:
-                loaded = checkpoints.load(folder / row.path, row.sha256)
-                state = checkpoints.load_state(folder / row.state_path, row.state_sha256)
-            except CheckpointCorrupt:
-                _log.warning("checkpoint_corrupt", epoch=row.epoch)
-                continue
-            self._engine.load_state_dict(loaded.weights, state)
-            _log.info("resumed", epoch=row.epoch)
-            return row.epoch
-        return 0
+    def _resume(self) -> Resumed | None:
+        """Goes on from the newest checkpoint that is whole, or begins with the spec's weights."""
+        db, data_dir = self._db, self._settings.data_dir
+        epoch, batch = resume(db, data_dir, self._job.id, self._engine, self._on_corrupt)
+        if not epoch and not batch:
+            with self._reporter.waiting():
+                whole.begin_with(
+                    self._engine.network,
+                    self._spec,
+                    data_dir / "weights",
+                    allow_download=self._settings.allow_download,
+                )
+            return None
+        return Resumed(epoch, batch, provenance.differences(self._job.provenance or {}, self._provenance()))
 
     def _one_epoch(self, epoch: int) -> EpochResult:
-        trained = self._engine.run_epoch(epoch, self._reporter)
+        trained = self._engine.run_epoch(epoch, self._reporter, partial(self._save_inside, epoch))
         self._reporter.begin(Phase.SAVING)
         weights, state = self._engine.served.state_dict(), self._engine.state_dict()
-        saved = checkpoints.save(self._settings.data_dir, self._metadata(trained.result), self._number, weights, state)
+        saved = checkpoints.save(self._place, self._metadata(trained.result), weights, state)
         progress = self._reporter.epoch_done()
-        record = partial(records.record_epoch, self._db, self._job_id, self._number)
+        record = partial(records.record_epoch, self._db, self._job.id, self._number)
         kept = insist(lambda: record(trained.result, saved, progress, trained.report))
-        checkpoints.remove_others(self._settings.data_dir, self._job_id, self._number, kept)
+        self._remove_others(kept)
         _log.info("epoch_done", **asdict(trained.result))
         return trained.result
+
+    def _save_inside(self, epoch: int, state: dict[str, Any]) -> None:
+        """Never the reason for which a job fails. Raises StaleAttempt."""
+        try:
+            saved = checkpoints.save_steps(self._place, epoch, state["batch"], state)
+            kept = records.record_steps(self._db, self._job.id, self._number, saved)
+        except (DiskFull, RuntimeError, MemoryError, *DATABASE_AWAY) as error:
+            if isinstance(error, RuntimeError) and not memory.is_out_of_memory(error):
+                raise
+            _log.exception("not_saved_inside_epoch", epoch=epoch, batch=state["batch"])
+            return
+        self._remove_others(kept)
+        _log.info("saved_inside_epoch", epoch=epoch, batch=saved.batch, bytes=saved.bytes)
+
+    def _remove_others(self, kept: list[str]) -> None:
+        remove_others(self._settings.data_dir, self._job.id, self._number, kept)
 
     def _is_over(self, epoch: int, watched: list[float | None]) -> bool:
         early = self._spec.early_stopping
@@ -158,9 +187,12 @@ class _Attempt:
         if passed < early.patience:
             return False
         detail = f"{early.metric} has not got better for {passed} epochs; stopped after epoch {epoch}."
-        if all(event.kind != EventKind.STOPPED_EARLY for event in records.events(self._db, self._job_id)):
+        if all(event.kind != EventKind.STOPPED_EARLY for event in records.events(self._db, self._job.id)):
             self._note(EventKind.STOPPED_EARLY, epoch, detail)
         return True
+
+    def _on_corrupt(self, epoch: int, sentence: str) -> None:
+        self._note(EventKind.CHECKPOINT_CORRUPT, epoch, f"{sentence}; the training goes on from an older one.")
 
     def _on_smaller(self, tried: int, now: int) -> None:
         detail = f"{tried} pictures at once did not fit into memory; from here on {now} go through the network at once."
@@ -168,11 +200,11 @@ class _Attempt:
         self._note(EventKind.MICRO_BATCH, self._reporter.epoch, detail)
 
     def _note(self, kind: EventKind, epoch: int, detail: str) -> None:
-        insist(lambda: records.record_event(self._db, self._job_id, self._number, epoch, kind, detail))
+        insist(lambda: records.record_event(self._db, self._job.id, self._number, epoch, kind, detail))
 
     def _metadata(self, result: EpochResult) -> checkpoints.Metadata:
         return checkpoints.Metadata(
-            job=self._job_id,
+            job=self._job.id,
             epoch=result.epoch,
             spec=self._spec,
             classes=self._card.classes,
@@ -183,26 +215,14 @@ class _Attempt:
         )
 
     def _provenance(self) -> dict[str, Any]:
-        parameters = list(self._engine.network.parameters())
-        return {
-            "seed": self._spec.seed,
-            "device": str(self._device),
-            "device_name": device.name(self._device),
-            "threads": torch.get_num_threads(),
-            "arithmetic": self._exact,
-            "channels_last": self._engine.memory_format == torch.channels_last,
-            "dataset": {
-                "name": self._spec.dataset.name,
-                "version": self._spec.dataset.version,
-                "sha256": self._card.sha256,
-            },
-            "parameters": sum(parameter.numel() for parameter in parameters),
-            "versions": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "torchvision": torchvision.__version__,
-            },
-        }
+        return provenance.of(
+            self._spec,
+            dataset_sha256=self._card.sha256,
+            network=self._engine.network,
+            device=self._device,
+            arithmetic=self._exact,
+            channels_last=self._engine.memory_format == torch.channels_last,
+        )
 
 
 def _watched(spec: Spec, metrics: dict[str, Any]) -> float | None:

@@ -4,6 +4,9 @@ Everything is derived from (seed, epoch), so that a resumed epoch repeats it. Th
 every device sees the same changes.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -33,7 +36,15 @@ class Augment:
         self._spec, self._classes = spec, classes
         own_seed = derived_seed(seed, epoch, "augmentation")
         self._generator = torch.Generator().manual_seed(own_seed)
-        self._beta = np.random.default_rng(own_seed).beta  # torch's takes no generator
+        self._numpy = np.random.default_rng(own_seed)  # torch's Beta takes no generator
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of the random generators, between two batches. Plain types and tensors."""
+        return {"torch": self._generator.get_state(), "numpy": self._numpy.bit_generator.state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._generator.set_state(state["torch"])
+        self._numpy.bit_generator.state = state["numpy"]
 
     def __call__(self, X: Tensor, y: Tensor) -> Batch:
         """X float32 N x C x H x W with values 0..1, y int64 N or float32 N x targets; neither is modified.
@@ -74,7 +85,7 @@ class Augment:
         spec = self._spec
         is_mixup = self._coin() if spec.mixup and spec.cutmix else bool(spec.mixup)
         alpha = spec.mixup if is_mixup else spec.cutmix
-        shares = torch.from_numpy(self._beta(alpha, alpha, len(X)))
+        shares = torch.from_numpy(self._numpy.beta(alpha, alpha, len(X)))
         partners = _on(X, torch.randperm(len(X), generator=self._generator))
         targets = y if self._classes is None else one_hot(y, self._classes).float()
         if is_mixup:

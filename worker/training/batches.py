@@ -31,18 +31,21 @@ class Batches:
         order: Order,
         *,
         augment: Callable[[Tensor, Tensor], Batch] | None = None,
+        first: int = 0,
     ) -> None:
-        self.split, self.batch_size, self.order = split, batch_size, order
+        """`first`: how many batches are left out at the beginning, because they are trained."""
+        self.split, self.batch_size, self.order, self.first = split, batch_size, order, first
         self._device, self._augment = device, augment
 
     def __len__(self) -> int:
+        """Of the whole epoch."""
         return math.ceil(len(self.split) / self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         in_memory = _InMemory(self.split, self.order)
         images, labels = self.split.images, self.split.labels
         order = self.order.indices if self.order.indices is None else self.order.indices.to(images.device)
-        for start in range(0, len(self.split), self.batch_size):
+        for start in range(self.first * self.batch_size, len(self.split), self.batch_size):
             stop = start + self.batch_size
             in_memory.move_to(start)
             if order is None:

@@ -8,12 +8,10 @@ flushed, renamed, the folder flushed; only then may a row name it.
 import hashlib
 import io
 import json
-import os
-import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -23,12 +21,12 @@ from torch import Tensor
 
 from worker.datasets.pictures import Preprocessing
 from worker.jobs.errors import CheckpointCorrupt
-from worker.jobs.files import fsync
-from worker.jobs.records import SavedCheckpoint
+from worker.jobs.files import write_durably
+from worker.jobs.leftovers import checkpoints_folder
+from worker.jobs.records import SavedCheckpoint, SavedSteps
 from worker.jobs.spec import Spec
 
 FORMAT = 2  # raised when an older epochd could not read a new checkpoint
-_ATTEMPT: Final = re.compile(r"-attempt-(\d+)\.")
 _METADATA_KEY = "epochd"
 
 
@@ -57,31 +55,53 @@ class Loaded:
     weights: dict[str, Tensor]
 
 
-def save(
-    data_dir: Path, metadata: Metadata, attempt: int, weights: Mapping[str, Tensor], state: Mapping[str, Any]
-) -> SavedCheckpoint:
-    """Writes both files durably. The attempt is part of their names, so two attempts never share one.
+@dataclass(frozen=True)
+class Place:
+    """Where the checkpoints of an attempt go."""
+
+    data_dir: Path
+    job_id: str
+    attempt: int  # part of the names, so two attempts never share a file
+    spare_bytes: int  # what has to stay free on the disk
+
+    def write(self, name: str, contents: bytes) -> str:
+        """Durably. Returns the path, relative to the data folder. Raises DiskFull."""
+        path = checkpoints_folder(self.job_id) / name
+        (self.data_dir / path).parent.mkdir(parents=True, exist_ok=True)
+        write_durably(self.data_dir / path, contents, spare_bytes=self.spare_bytes)
+        return str(path)
+
+
+def save(place: Place, metadata: Metadata, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> SavedCheckpoint:
+    """Writes both files durably. Raises DiskFull.
 
     `state`: what going on needs beside the weights; plain types and tensors, so that it can be read without trust.
     """
-    folder = _folder(metadata.job)
-    (data_dir / folder).mkdir(parents=True, exist_ok=True)
-    stem = f"epoch-{metadata.epoch:06d}-attempt-{attempt}"
+    stem = f"epoch-{metadata.epoch:06d}-attempt-{place.attempt}"
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     contents = safetensors.torch.save(tensors, {_METADATA_KEY: metadata.model_dump_json()})
-    buffer = io.BytesIO()
-    torch.save({**state, "format": FORMAT}, buffer)
-    path, state_path = folder / f"{stem}.safetensors", folder / f"{stem}.state.pt"
-    _write_durably(data_dir / state_path, buffer.getvalue())
-    _write_durably(data_dir / path, contents)
+    of_state = _packed(state)
     return SavedCheckpoint(
-        path=str(path),
+        state_path=place.write(f"{stem}.state.pt", of_state),
+        state_sha256=_sha256(of_state),
+        path=place.write(f"{stem}.safetensors", contents),
         sha256=_sha256(contents),
         bytes=len(contents),
         weights_sha256=digest(tensors),
-        state_path=str(state_path),
-        state_sha256=_sha256(buffer.getvalue()),
     )
+
+
+def save_steps(place: Place, epoch: int, batch: int, state: Mapping[str, Any]) -> SavedSteps:
+    """A checkpoint inside an epoch, weights and all in one file that only we read. Raises DiskFull."""
+    contents = _packed(state)
+    path = place.write(f"epoch-{epoch:06d}-batch-{batch:06d}-attempt-{place.attempt}.steps.pt", contents)
+    return SavedSteps(epoch, batch, path, _sha256(contents), len(contents))
+
+
+def _packed(state: Mapping[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save({**state, "format": FORMAT}, buffer)
+    return buffer.getvalue()
 
 
 def digest(weights: Mapping[str, Tensor]) -> str:
@@ -92,17 +112,6 @@ def digest(weights: Mapping[str, Tensor]) -> str:
         found.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
-
-
-def remove_others(data_dir: Path, job_id: str, attempt: int, kept: Collection[str]) -> None:
-    """Removes the files of a job's checkpoints that no row names any more; those of its dead attempts too.
-
-    Not those of later attempts: this one may have been frozen since it learned what is kept.
-    """
-    for path in (data_dir / _folder(job_id)).iterdir():
-        made_by = _ATTEMPT.search(path.name)
-        if made_by and int(made_by[1]) <= attempt and str(path.relative_to(data_dir)) not in kept:
-            path.unlink(missing_ok=True)
 
 
 def load(path: Path, sha256: str) -> Loaded:
@@ -117,17 +126,12 @@ def load(path: Path, sha256: str) -> Loaded:
 
 
 def load_state(path: Path, sha256: str) -> dict[str, Any]:
-    """What `save` kept beside the weights. Raises CheckpointCorrupt."""
+    """What `save` kept beside the weights, or all that `save_steps` did. Raises CheckpointCorrupt."""
     contents = _read_verified(path, sha256)
     state: dict[str, Any] = torch.load(io.BytesIO(contents), map_location="cpu", weights_only=True)
     if state.get("format", 1) > FORMAT:  # of a newer epochd
         raise CheckpointCorrupt
     return state
-
-
-def _folder(job_id: str) -> Path:
-    """Relative to the data folder."""
-    return Path("jobs", job_id, "checkpoints")
 
 
 def _metadata(header: bytes) -> str:
@@ -149,13 +153,3 @@ def _read_verified(path: Path, sha256: str) -> bytes:
 
 def _sha256(contents: bytes) -> str:
     return hashlib.sha256(contents).hexdigest()
-
-
-def _write_durably(path: Path, contents: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.writing")
-    with temporary.open("wb") as file:
-        file.write(contents)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    fsync(path.parent)

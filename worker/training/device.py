@@ -1,6 +1,8 @@
 """Where an attempt computes."""
 
 import platform
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
@@ -21,6 +23,18 @@ def choose(wanted: str) -> torch.device:
 
 
 def name(device: torch.device) -> str:
+    """The model of the GPU or of the processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def capability(device: torch.device) -> str:
+    """Which instructions there are: kernels are chosen by them."""
+    if device.type == "cuda":
+        return ".".join(map(str, torch.cuda.get_device_capability(device)))
+    return torch.backends.cpu.get_cpu_capability()

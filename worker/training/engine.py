@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -18,7 +19,7 @@ from worker.jobs.records import EpochResult
 from worker.jobs.report import Report, report_of
 from worker.jobs.spec import Spec
 
-from . import arithmetic, memory, optim
+from . import arithmetic, memory, optim, randomness
 from .accumulation import Accumulation, micro_batch
 from .augmentation import Augment, augments
 from .batches import Batches, resident, test_batch_size
@@ -52,6 +53,7 @@ class Engine:
     ) -> None:
         """`network`: on the CPU, with its first weights. `on_smaller`: see `Accumulation`."""
         self._spec, self._preprocessing, self._device = spec, preprocessing, device
+        self._begun: dict[str, Any] | None = None  # an epoch to go on with, see `load_inside`
         self._card = data.card
         most = None if spec.memory_limit_mb is None else spec.memory_limit_mb * 2**20
         self._train_split, self._test_split = (resident(split, device, most) for split in (data.train, data.test))
@@ -90,14 +92,24 @@ class Engine:
         """The network that is tested, saved and predicts: the average, where there is one."""
         return self._average.module if self._average else self.network
 
-    def run_epoch(self, epoch: int, reporter: Reporter) -> Trained:
-        """Raises Diverged and OutOfMemory."""
+    def run_epoch(
+        self, epoch: int, reporter: Reporter, save: Callable[[dict[str, Any]], None] = lambda _: None
+    ) -> Trained:
+        """`save` gets what is needed to go on inside the epoch, whenever the reporter finds that it is time.
+
+        Raises Diverged and OutOfMemory.
+        """
+        begun, self._begun = self._begun, None
         torch.manual_seed(derived_seed(self._spec.seed, epoch, "step"))  # for dropout
         memory.reset_peak(self._device)
-        learning_rate = self._schedule.lr
-        started = perf_counter()
+        learning_rate = begun["learning_rate"] if begun else self._schedule.lr
+        started = perf_counter() - (begun["seconds"] if begun else 0.0)
         with _told_where(self._spec, reporter):
-            train_loss = self._accumulation.train(self._batches(epoch, reporter), self._model, self._device)
+            inside = partial(self._inside, learning_rate, started)
+            batches = self._batches(epoch, reporter, begun, lambda batch: save(inside(batch)))
+            train_loss = self._accumulation.train(
+                batches, self._model, self._device, begun=begun and begun["accumulation"], on_part=reporter.beat
+            )
             trained = perf_counter()
             test_loss, scores = self._test(reporter)
         tested = perf_counter()
@@ -138,26 +150,53 @@ class Engine:
             return
         self._schedule.load_state_dict(state["schedule"])
         self.stepper.in_backward &= state["micro_batch"] >= self._accumulation.micro_batch
-        self._accumulation.micro_batch, self._test_batch = state["micro_batch"], state["test_batch"]
+        # The smaller one: what did not fit before, or what the spec has asked for since.
+        self._accumulation.micro_batch = min(state["micro_batch"], self._accumulation.micro_batch)
+        self._test_batch = min(state["test_batch"], self._test_batch)
         if self._scaler is not None:
             self._scaler.load_state_dict(state["scaler"])
         if self._average is not None:
             self.network.load_state_dict(state["network"])
             self._average.n_averaged.copy_(state["averaged"])
 
-    def _batches(self, epoch: int, reporter: Reporter) -> Iterator[tuple[Tensor, Tensor]]:
+    def load_inside(self, state: dict[str, Any]) -> None:
+        """What `save` of `run_epoch` got: the next epoch that runs is that one, and its rest only."""
+        self.load_state_dict(state["weights"], state["state"])
+        self._begun = state
+
+    def _inside(self, learning_rate: float, started: float, batch: int) -> dict[str, Any]:
+        """What is needed to go on behind this batch of the epoch. Plain types and tensors only."""
+        return {
+            "batch": batch,
+            "weights": self.served.state_dict(),
+            "state": self.state_dict(),
+            "accumulation": self._accumulation.state_dict(),
+            "augmentation": self._augment.state_dict(),
+            "random": randomness.state(self._device),
+            "learning_rate": learning_rate,
+            "seconds": perf_counter() - started,
+        }
+
+    def _batches(
+        self, epoch: int, reporter: Reporter, begun: dict[str, Any] | None, save: Callable[[int], None]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         spec, split = self._spec, self._train_split
         order = epoch_order(split, spec.seed, epoch) if spec.shuffle else lying_order(split)
         classes = len(self._card.classes) or None
-        augment = Augment(spec.augmentation, classes=classes, seed=spec.seed, epoch=epoch)
+        self._augment = Augment(spec.augmentation, classes=classes, seed=spec.seed, epoch=epoch)
+        if begun is not None:
+            self._augment.load_state_dict(begun["augmentation"])
+            randomness.set_state(begun["random"], self._device)
+        first = begun["batch"] if begun else 0
         batches = Batches(
             split,
             spec.batch_size,
             self._device,
             order,
-            augment=augment if augments(spec.augmentation) else None,
+            augment=self._augment if augments(spec.augmentation) else None,
+            first=first,
         )
-        return reporter.train(batches, epoch, len(split))
+        return reporter.train(batches, epoch, len(split), first=first, save=save)
 
     def _test(self, reporter: Reporter) -> tuple[float, Answers | Distances]:
         """The average loss and the scores. Testing changes nothing, so one that does not fit just begins anew."""
@@ -196,4 +235,4 @@ def _told_where(spec: Spec, reporter: Reporter) -> Iterator[None]:
         hints += ["clip the gradient"] if spec.clip_gradient is None else []
         hints += ["use bf16 or fp32"] if spec.precision == "fp16" else []
         detail = f"{error.detail.rstrip('.')} {reporter.place}."
-        raise Diverged(detail, suggestion=f"{', or '.join(hints)}.") from error
+        raise Diverged(detail, hint=f"{', or '.join(hints)}.") from error

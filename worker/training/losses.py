@@ -1,7 +1,7 @@
 """Losses: from the spec's to torch's, and one that keeps the average of an epoch."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import torch
@@ -98,6 +98,13 @@ class AverageLoss:
     def discard(self) -> None:
         """The batch begins anew."""
         self._batch_sum, self._batch_mass = 0.0, 0.0
+
+    def state_dict(self) -> dict[str, float]:
+        """Between two batches."""
+        return {"sum": float(self._sum), "mass": self._mass, "batches": self._batches}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        self._sum, self._mass, self._batches = state["sum"], state["mass"], int(state["batches"])
 
     def average(self) -> float:
         """Over samples. Raises Diverged."""

@@ -1,9 +1,10 @@
 """From a spec's optimizer to torch's, and what happens at each step beside the step itself."""
 
 import math
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
+import torch
 from torch import Tensor, nn, optim
 from torch.amp import GradScaler
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
@@ -94,7 +95,7 @@ class Stepper:
             self._average.update_parameters(self._model)
         self.half_done = False
         self._steps += 1
-        self._steps_early = self.in_backward and self._steps % _MEASURE_STEPS != 0
+        self._steps_early = self._is_early()
 
     def zero_grad(self) -> None:
         if self.is_last:
@@ -105,6 +106,15 @@ class Stepper:
         self._forget_gradients()
         self.in_backward = self._steps_early = False
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the epoch has had so far, between two batches."""
+        return {"steps": self._steps, "norms": [float(norm) for norm in self._norms]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """After `begin`."""
+        self._steps, self._norms = state["steps"], [torch.tensor(norm) for norm in state["norms"]]
+        self._steps_early = self._is_early()
+
     def gradient_norm(self) -> float | None:
         """L2 norm over all weights before clipping, averaged over every 50th step of the epoch.
 
@@ -112,6 +122,9 @@ class Stepper:
         """
         finite = [norm for norm in map(float, self._norms) if math.isfinite(norm)]
         return sum(finite) / len(finite) if finite else None
+
+    def _is_early(self) -> bool:
+        return self.in_backward and self._steps % _MEASURE_STEPS != 0
 
     def _look_at_gradient(self) -> None:
         measures = self._steps % _MEASURE_STEPS == 0

@@ -19,7 +19,7 @@ from worker.jobs.wire import ClassPrediction, NumberPrediction
 from worker.networks import whole
 from worker.networks.build import build
 from worker.training import checkpoints
-from worker.training.checkpoints import Metadata
+from worker.training.checkpoints import Metadata, Place
 
 CLASSES = [f"class {index}" for index in range(10)]
 
@@ -45,7 +45,7 @@ def save_network(
         dataset_sha256="",
         metrics={},
     )
-    return checkpoints.save(data_dir, metadata, 1, model.state_dict(), {})
+    return checkpoints.save(Place(data_dir, metadata.job, 1, 0), metadata, model.state_dict(), {})
 
 
 def png(pixels: torch.Tensor) -> bytes:

@@ -4,11 +4,11 @@ from typing import Any
 
 from sqlmodel import SQLModel
 
-from worker.jobs import datasets, queue, records, versions
+from worker.jobs import control, datasets, queue, records, versions
 from worker.jobs.card import Card
 from worker.jobs.db import Database
 from worker.jobs.failures import Failure
-from worker.jobs.records import EpochResult, Progress, SavedCheckpoint
+from worker.jobs.records import EpochResult, Progress, SavedCheckpoint, SavedSteps
 from worker.jobs.report import Report, report_of
 from worker.jobs.spec import Spec
 from worker.jobs.states import Outcome, Phase, Status
@@ -58,6 +58,15 @@ def saved(epoch: int = 1, attempt: int = 1, **changed: Any) -> SavedCheckpoint:
     return SavedCheckpoint(**values | changed)
 
 
+def saved_steps(epoch: int = 1, batch: int = 120, attempt: int = 1, **changed: Any) -> SavedSteps:
+    values: dict[str, Any] = {
+        "path": f"jobs/x/checkpoints/epoch-{epoch:06d}-batch-{batch:06d}-attempt-{attempt}.steps.pt",
+        "sha256": f"{epoch:016x}{batch:016x}{attempt:032x}",
+        "bytes": 5_357_000,
+    }
+    return SavedSteps(epoch=epoch, batch=batch, **values | changed)
+
+
 def report(epoch: int = 1, wrong: int = 3) -> Report:
     """Of two classes; `wrong` of 20 answers are."""
     return report_of({(0, 0): 10 - wrong, (0, 1): wrong, (1, 1): 10}, ["cat", "dog"], epoch)
@@ -100,11 +109,14 @@ def job_with_status(db: Database, status: Status) -> Job:
         return queue.enqueue(db, Spec())
     job = running(db)
     if status in (Status.CANCELLING, Status.CANCELLED):
-        queue.cancel(db, job.id)
+        control.cancel(db, job.id)
+    if status in (Status.PAUSING, Status.PAUSED):
+        control.pause(db, job.id)
     outcomes = {
         Status.SUCCEEDED: Outcome.SUCCEEDED,
         Status.FAILED: Outcome.FAILED,
         Status.CANCELLED: Outcome.RELEASED,
+        Status.PAUSED: Outcome.RELEASED,
     }
     if status in outcomes:
         finish(db, job, outcomes[status])

@@ -4,18 +4,32 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
-from tests.worker.jobs.making import EXPIRED, LEASE_SECONDS, card, everything, finish, make_ready
-from worker.jobs import datasets, queue, versions
+from tests.worker.jobs import writes
+from tests.worker.jobs.making import EXPIRED, LEASE_SECONDS, card, everything, finish, job_with_status, make_ready
+from worker.jobs import control, datasets, queue, versions
 from worker.jobs.built_in import BUILT_IN
 from worker.jobs.card import Card, FileNote, Finding, FindingKind, Task
 from worker.jobs.db import Database
-from worker.jobs.errors import Conflict, DatasetInvalid, NotFound, SpecRefused, StaleAttempt
-from worker.jobs.failures import Failure
+from worker.jobs.errors import (
+    BadArchive,
+    Conflict,
+    DatasetInvalid,
+    DatasetMissing,
+    DiskFull,
+    EpochdError,
+    NotFound,
+    SpecRefused,
+    StaleAttempt,
+    Stalled,
+    UnsafePath,
+)
+from worker.jobs.failures import JOB_CODES, Failure
 from worker.jobs.form import Form
 from worker.jobs.ids import new_id
 from worker.jobs.spec import Spec
-from worker.jobs.states import SPENT, TERMINAL, DatasetStatus, Outcome, Status
+from worker.jobs.states import OWNED, SPENT, TERMINAL, DatasetStatus, Outcome, Status
 from worker.jobs.tables import Dataset, Job
 
 FAILURE = Failure.of(DatasetInvalid("There is one class only."))
@@ -188,6 +202,42 @@ def test_a_job_whose_dataset_turns_out_invalid_fails_with_its_reason(db: Databas
 
 
 @pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (BadArchive(), "dataset_invalid"),  # what only an upload can meet
+        (UnsafePath(), "dataset_invalid"),
+        (DatasetInvalid(), "dataset_invalid"),
+        (DatasetMissing(), "dataset_missing"),
+        (DiskFull(), "disk_full"),
+        (Stalled(), "stalled"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.code,
+)
+def test_the_error_of_a_job_has_a_code_of_jobs_whatever_its_dataset_met(
+    db: Database, error: EpochdError, code: str
+) -> None:
+    upload(db)
+    job = queue.enqueue(db, spec())
+    datasets.set_invalid(db, claim(db).id, 1, Failure.of(error))
+    queue.fail_hopeless(db)
+    assert queue.get(db, job.id).error == Failure.of(error).model_dump(mode="json") | {"code": code}
+    assert code in JOB_CODES
+
+
+@pytest.mark.parametrize("status", [status for status in Status if status is not Status.QUEUED])
+def test_only_queued_jobs_are_hopeless(db: Database, status: Status) -> None:
+    job = job_with_status(db, status)
+    with db.write() as session:
+        session.execute(update(Dataset).values(status=DatasetStatus.INVALID, error=FAILURE.model_dump(mode="json")))
+    before = everything(db)
+    assert queue.fail_hopeless(db) == []
+    assert everything(db) == before
+    if status is Status.PAUSED:
+        control.resume(db, job.id)
+        assert queue.fail_hopeless(db) == [job.id]
+
+
+@pytest.mark.parametrize(
     ("wanted", "pointer", "fragment"),
     [
         (spec("nothing"), "#/dataset/name", "no such dataset"),
@@ -268,15 +318,23 @@ def test_an_attempt_that_lost_its_dataset_can_change_nothing(db: Database) -> No
     datasets.rescue(db, max_attempts=3)
     claim(db, "worker-2")
     before = everything(db)
-    for write in (
-        lambda: datasets.record_progress(db, stale.id, 1, "decoding", 1, 2),
-        lambda: datasets.set_ready(db, stale.id, 1, card()),
-        lambda: datasets.set_invalid(db, stale.id, 1, FAILURE),
-        lambda: datasets.finish(db, stale.id, 1, Outcome.CRASHED, FAILURE, max_attempts=3),
-    ):
+    for write in writes.OF_DATASETS.values():
         with pytest.raises(StaleAttempt):
-            write()
+            write(db, stale.id, 1)
     assert everything(db) == before
+
+
+@pytest.mark.parametrize("write", writes.OF_DATASETS.values(), ids=writes.OF_DATASETS)
+def test_the_current_attempt_may_change_its_dataset(db: Database, write: writes.Write) -> None:
+    upload(db)
+    claimed = claim(db)
+    before = everything(db)
+    write(db, claimed.id, 1)
+    assert everything(db) != before
+
+
+def test_the_table_of_writes_to_datasets_is_whole() -> None:
+    assert writes.of_attempts(datasets) == set(writes.OF_DATASETS)
 
 
 def test_eight_workers_prepare_each_dataset_once(db: Database) -> None:
@@ -293,14 +351,17 @@ def test_eight_workers_prepare_each_dataset_once(db: Database) -> None:
     assert set(claimed) == ids
 
 
-@pytest.mark.parametrize("status", [Status.QUEUED, Status.RUNNING, Status.CANCELLING])
+@pytest.mark.parametrize("status", [status for status in Status if status not in TERMINAL])
 def test_a_dataset_that_a_job_uses_stays(db: Database, status: Status) -> None:
     ready(db)
     job = queue.enqueue(db, spec())
-    if status is not Status.QUEUED:
+    if status in OWNED:
         trained(db)
     if status is Status.CANCELLING:
-        queue.cancel(db, job.id)
+        control.cancel(db, job.id)
+    if status in (Status.PAUSING, Status.PAUSED):
+        control.pause(db, job.id)
+    assert queue.get(db, job.id).status == status
     for version in (None, 1):
         with pytest.raises(Conflict, match=job.id):
             datasets.delete(db, "shoes", version)
@@ -357,7 +418,7 @@ def test_a_delete_that_meets_a_job_never_leaves_the_job_without_its_dataset(db: 
             queued, gone = pool.submit(enqueue, 0), pool.submit(delete, 0)
             assert (queued.result() == "refused") == (gone.result() == "deleted")
         if queued.result() != "refused":
-            queue.cancel(db, queued.result())
+            control.cancel(db, queued.result())
             datasets.delete(db, "shoes")
         assert versions.states(db)[dataset.id] is DatasetStatus.DELETED
 

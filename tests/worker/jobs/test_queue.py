@@ -25,13 +25,13 @@ from tests.worker.jobs.making import (
     progress,
     running,
 )
-from worker.jobs import queue, records, versions, workers
+from worker.jobs import control, queue, records, versions, workers
 from worker.jobs.db import Database
-from worker.jobs.errors import Conflict, NotFound, StaleAttempt
+from worker.jobs.errors import NotFound, StaleAttempt
 from worker.jobs.failures import Failure
 from worker.jobs.ids import new_id
 from worker.jobs.spec import Dataset, Spec
-from worker.jobs.states import OWNED, SPENT, TERMINAL, Outcome, Phase, Status
+from worker.jobs.states import OWNED, SPENT, TERMINAL, Outcome, Phase, Status, Wish
 from worker.jobs.tables import Job, Worker
 
 # What an attempt's end makes of its job, by the status the job had; max_attempts is 3 and this is its first.
@@ -41,14 +41,24 @@ NEXT_STATUS = {
     (Status.RUNNING, Outcome.RELEASED): Status.QUEUED,
     (Status.RUNNING, Outcome.KILLED): Status.QUEUED,
     (Status.RUNNING, Outcome.CRASHED): Status.QUEUED,
+    (Status.RUNNING, Outcome.STALLED): Status.QUEUED,
     (Status.RUNNING, Outcome.WORKER_LOST): Status.QUEUED,
+    (Status.PAUSING, Outcome.SUCCEEDED): Status.SUCCEEDED,
+    (Status.PAUSING, Outcome.FAILED): Status.FAILED,
+    (Status.PAUSING, Outcome.RELEASED): Status.PAUSED,
+    (Status.PAUSING, Outcome.KILLED): Status.PAUSED,
+    (Status.PAUSING, Outcome.CRASHED): Status.PAUSED,
+    (Status.PAUSING, Outcome.STALLED): Status.PAUSED,
+    (Status.PAUSING, Outcome.WORKER_LOST): Status.PAUSED,
     (Status.CANCELLING, Outcome.SUCCEEDED): Status.SUCCEEDED,
     (Status.CANCELLING, Outcome.FAILED): Status.FAILED,
     (Status.CANCELLING, Outcome.RELEASED): Status.CANCELLED,
     (Status.CANCELLING, Outcome.KILLED): Status.CANCELLED,
     (Status.CANCELLING, Outcome.CRASHED): Status.CANCELLED,
+    (Status.CANCELLING, Outcome.STALLED): Status.CANCELLED,
     (Status.CANCELLING, Outcome.WORKER_LOST): Status.CANCELLED,
 }
+TOLD = set(Outcome) - {Outcome.CANCELLED, Outcome.PAUSED}  # how a worker may say that an attempt has ended
 
 
 def _statuses(db: Database, job_id: str) -> list[str]:
@@ -243,7 +253,7 @@ def test_a_claim_says_who_owns_the_job_and_until_when(db: Database) -> None:
     (attempt,) = records.attempts(db, job.id)
     assert (attempt.number, attempt.worker_id, attempt.started_at) == (1, "worker-1", job.started_at)
     assert (attempt.ended_at, attempt.outcome, attempt.error) == (None, None, None)
-    assert queue.owned(db, "worker-1") == {job.id: (1, Status.RUNNING)}
+    assert queue.owned(db, "worker-1") == {job.id: (1, Wish.GO_ON)}
     assert queue.owned(db, "worker-2") == {}
 
 
@@ -286,7 +296,7 @@ def test_workers_that_claim_at_once_all_get_a_job_while_there_are_enough(db: Dat
 
 
 def test_the_table_of_next_statuses_is_whole() -> None:
-    assert set(NEXT_STATUS) == set(itertools.product(OWNED, set(Outcome) - {Outcome.CANCELLED}))
+    assert set(NEXT_STATUS) == set(itertools.product(OWNED, TOLD))
 
 
 @pytest.mark.parametrize(("status", "outcome"), NEXT_STATUS)
@@ -294,7 +304,9 @@ def test_how_an_attempt_ends_decides_the_status_of_its_job(db: Database, status:
     job = running(db)
     records.record_progress(db, job.id, 1, progress(4))
     if status is Status.CANCELLING:
-        queue.cancel(db, job.id)
+        control.cancel(db, job.id)
+    if status is Status.PAUSING:
+        control.pause(db, job.id)
     expected = NEXT_STATUS[status, outcome]
 
     assert finish(db, job, outcome) is expected
@@ -303,11 +315,11 @@ def test_how_an_attempt_ends_decides_the_status_of_its_job(db: Database, status:
     assert ended.status == expected
     assert (ended.finished_at is not None) == (expected in TERMINAL)
     assert (ended.worker_id, ended.lease_expires_at, ended.phase, ended.eta_seconds) == (None, None, None, None)
-    assert (ended.epoch, ended.batch) == (4, 3)
+    assert (ended.epoch, ended.batch, ended.stop_now) == (4, 3, False)
     assert (ended.error is not None) == (expected is Status.FAILED)
     (attempt,) = records.attempts(db, job.id)
-    stopped_by_request = status is Status.CANCELLING and outcome is Outcome.RELEASED
-    assert attempt.outcome == (Outcome.CANCELLED if stopped_by_request else outcome)
+    asked_for = {Status.CANCELLING: Outcome.CANCELLED, Status.PAUSING: Outcome.PAUSED}
+    assert attempt.outcome == (asked_for.get(status, outcome) if outcome is Outcome.RELEASED else outcome)
     assert attempt.ended_at is not None
     assert attempt.ended_at >= attempt.started_at
     assert _statuses(db, job.id)[-1] == expected
@@ -343,7 +355,8 @@ def test_a_job_whose_attempts_are_spent_has_failed(db: Database, outcome: Outcom
 
 def test_different_ways_to_die_count_together(db: Database) -> None:
     queue.enqueue(db, Spec())
-    assert [finish(db, claim(db), outcome) for outcome in SPENT][-1] is Status.FAILED
+    statuses = [finish(db, claim(db), outcome, max_attempts=len(SPENT)) for outcome in SPENT]
+    assert statuses == [Status.QUEUED] * (len(SPENT) - 1) + [Status.FAILED]
 
 
 def test_an_attempt_that_was_given_back_costs_nothing(db: Database) -> None:
@@ -367,7 +380,7 @@ def test_an_attempt_ends_once(db: Database) -> None:
     job = running(db)
     finish(db, job, Outcome.SUCCEEDED)
     before = everything(db)
-    for outcome in set(Outcome) - {Outcome.CANCELLED}:
+    for outcome in TOLD:
         with pytest.raises(StaleAttempt):
             finish(db, job, outcome)
     assert everything(db) == before
@@ -422,11 +435,16 @@ def test_a_rescue_touches_no_job_that_lives_or_has_ended(db: Database, status: S
     assert everything(db) == before
 
 
-def test_a_job_being_cancelled_is_cancelled_by_the_rescue(db: Database) -> None:
+@pytest.mark.parametrize(
+    ("ask", "status"), [(control.cancel, Status.CANCELLED), (control.pause, Status.PAUSED)], ids=["cancel", "pause"]
+)
+def test_a_job_that_was_asked_to_stop_is_stopped_by_the_rescue(
+    db: Database, ask: Callable[[Database, str], Job], status: Status
+) -> None:
     job = running(db, lease_seconds=EXPIRED)
-    queue.cancel(db, job.id)
-    assert queue.rescue(db, max_attempts=3) == [job.id]
-    assert queue.get(db, job.id).status == Status.CANCELLED
+    ask(db, job.id)
+    assert queue.rescue(db, max_attempts=1) == [job.id]
+    assert queue.get(db, job.id).status == status
     assert _outcomes(db, job.id) == [Outcome.WORKER_LOST]
 
 
@@ -455,11 +473,11 @@ def test_many_jobs_are_rescued_at_once_and_each_only_once(db: Database) -> None:
 def test_a_heartbeat_extends_the_leases_of_its_worker_only(db: Database) -> None:
     workers.register(db, "worker-1", "host-1")
     mine, cancelling = (running(db, "worker-1", EXPIRED) for _ in range(2))
-    queue.cancel(db, cancelling.id)
+    control.cancel(db, cancelling.id)
     other = running(db, "worker-2", EXPIRED)
     queue.renew(db, "worker-1", LEASE_SECONDS, [mine.id, cancelling.id, other.id])
     assert queue.rescue(db, max_attempts=3) == [other.id]
-    assert queue.owned(db, "worker-1") == {mine.id: (1, Status.RUNNING), cancelling.id: (1, Status.CANCELLING)}
+    assert queue.owned(db, "worker-1") == {mine.id: (1, Wish.GO_ON), cancelling.id: (1, Wish.STOP)}
     renewed = queue.get(db, mine.id).lease_expires_at
     assert renewed is not None
     assert timedelta(seconds=50) < renewed - datetime.now(UTC) < timedelta(seconds=70)
@@ -505,34 +523,6 @@ def test_a_worker_that_leaves_is_forgotten(db: Database) -> None:
     assert workers.seconds_since_heartbeat(db) is None
 
 
-@pytest.mark.parametrize(
-    ("status", "expected"),
-    [
-        (Status.QUEUED, Status.CANCELLED),
-        (Status.RUNNING, Status.CANCELLING),
-        (Status.CANCELLING, Status.CANCELLING),
-        (Status.CANCELLED, Status.CANCELLED),
-    ],
-)
-def test_cancelling_twice_is_as_good_as_once(db: Database, status: Status, expected: Status) -> None:
-    job = job_with_status(db, status)
-    cancelled = queue.cancel(db, job.id)
-    assert cancelled.status == expected
-    assert (cancelled.finished_at is not None) == (expected is Status.CANCELLED)
-    after_one = everything(db)
-    assert queue.cancel(db, job.id) == queue.get(db, job.id) == cancelled
-    assert everything(db) == after_one
-
-
-@pytest.mark.parametrize("status", [Status.SUCCEEDED, Status.FAILED])
-def test_a_job_that_has_ended_cannot_be_cancelled(db: Database, status: Status) -> None:
-    job = job_with_status(db, status)
-    before = everything(db)
-    with pytest.raises(Conflict, match=f"has {status}"):
-        queue.cancel(db, job.id)
-    assert everything(db) == before
-
-
 def test_a_cancel_that_meets_a_claim_is_never_lost(db: Database) -> None:
     ids = _queue_many(db, 40)
 
@@ -542,7 +532,7 @@ def test_a_cancel_that_meets_a_claim_is_never_lost(db: Database) -> None:
                 pass
         else:
             for job_id in reversed(ids):
-                queue.cancel(db, job_id)
+                control.cancel(db, job_id)
 
     _in_threads(2, work)
     for job_id in ids:
@@ -561,7 +551,7 @@ def test_a_cancel_that_meets_the_end_of_an_attempt_is_never_lost(db: Database) -
             if number == 0:
                 finish(db, job, Outcome.RELEASED)
             else:
-                queue.cancel(db, job.id)
+                control.cancel(db, job.id)
 
     _in_threads(2, work)
     assert {queue.get(db, job.id).status for job in jobs} == {Status.CANCELLED}
@@ -573,14 +563,14 @@ def test_an_id_that_no_job_has_is_not_found(db: Database, job_id: str) -> None:
     with pytest.raises(NotFound):
         queue.get(db, job_id)
     with pytest.raises(NotFound):
-        queue.cancel(db, job_id)
+        control.cancel(db, job_id)
 
 
 def test_the_history_tells_every_status_in_order(db: Database) -> None:
     job = running(db)
     finish(db, job, Outcome.KILLED)
     claim(db, "worker-2")
-    queue.cancel(db, job.id)
+    control.cancel(db, job.id)
     queue.finish(db, job.id, 2, Outcome.RELEASED, max_attempts=3)
     history = records.transitions(db, job.id)
     assert [(each.seq, each.status, each.reason) for each in history] == [

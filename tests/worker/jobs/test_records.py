@@ -1,14 +1,13 @@
 """What an attempt leaves behind: every write is fenced and whole, and what is read back is what was meant."""
 
-import inspect
 import math
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy.exc import IntegrityError
 
+from tests.worker.jobs import writes
 from tests.worker.jobs.making import (
     EXPIRED,
     claim,
@@ -21,51 +20,34 @@ from tests.worker.jobs.making import (
     result,
     running,
     saved,
+    saved_steps,
 )
 from worker.jobs import queue, records, workers
 from worker.jobs.db import Database
 from worker.jobs.errors import NotFound, NotReady, StaleAttempt
+from worker.jobs.records import Resumed
 from worker.jobs.spec import Spec
-from worker.jobs.states import TERMINAL, EventKind, Outcome, Phase, Status
+from worker.jobs.states import TERMINAL, Outcome, Phase, Resume, Status
 from worker.jobs.tables import Epoch
 
-Write = Callable[[Database, str, int], object]
-WRITES: dict[str, Write] = {
-    "record_start": lambda db, job_id, attempt: records.record_start(db, job_id, attempt, {"seed": 1}, 3),
-    "record_first_batch": lambda db, job_id, attempt: records.record_first_batch(db, job_id, attempt, progress()),
-    "record_progress": lambda db, job_id, attempt: records.record_progress(db, job_id, attempt, progress()),
-    "record_epoch": lambda db, job_id, attempt: records.record_epoch(
-        db, job_id, attempt, result(), saved(), progress(), report()
-    ),
-    "record_event": lambda db, job_id, attempt: records.record_event(
-        db, job_id, attempt, 1, EventKind.DIVERGED, "The loss became nan."
-    ),
-    "finish": lambda db, job_id, attempt: queue.finish(db, job_id, attempt, Outcome.SUCCEEDED, max_attempts=3),
-}
-every_write = pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+every_write = pytest.mark.parametrize("write", writes.OF_JOBS.values(), ids=writes.OF_JOBS)
 
 
 def _assert_refused(db: Database, job_id: str, attempt: int) -> None:
     """Every write of this attempt is refused and leaves nothing behind."""
     before = everything(db)
-    for write in WRITES.values():
+    for write in writes.OF_JOBS.values():
         with pytest.raises(StaleAttempt):
             write(db, job_id, attempt)
         assert everything(db) == before
 
 
 def test_the_table_of_writes_is_whole() -> None:
-    functions = [*inspect.getmembers(records, inspect.isfunction), *inspect.getmembers(queue, inspect.isfunction)]
-    writes = {
-        name
-        for name, function in functions
-        if not name.startswith("_") and {"db", "attempt"} <= set(inspect.signature(function).parameters)
-    }
-    assert writes == set(WRITES)
+    assert writes.of_attempts(records, queue) == set(writes.OF_JOBS)
 
 
 @every_write
-def test_the_current_attempt_may_write(db: Database, write: Write) -> None:
+def test_the_current_attempt_may_write(db: Database, write: writes.Write) -> None:
     job = running(db)
     before = everything(db)
     write(db, job.id, 1)
@@ -73,9 +55,11 @@ def test_the_current_attempt_may_write(db: Database, write: Write) -> None:
 
 
 @every_write
-def test_a_cancelled_attempt_may_write_until_it_has_ended(db: Database, write: Write) -> None:
-    job = running(db)
-    queue.cancel(db, job.id)
+@pytest.mark.parametrize("status", [Status.CANCELLING, Status.PAUSING])
+def test_an_attempt_that_is_asked_to_stop_may_write_until_it_has_ended(
+    db: Database, write: writes.Write, status: Status
+) -> None:
+    job = job_with_status(db, status)
     before = everything(db)
     write(db, job.id, 1)
     assert everything(db) != before
@@ -96,8 +80,8 @@ def test_an_attempt_that_does_not_exist_can_write_nothing(db: Database) -> None:
         _assert_refused(db, job_id, attempt)
 
 
-@pytest.mark.parametrize("status", TERMINAL)
-def test_nothing_is_written_once_the_job_has_ended(db: Database, status: Status) -> None:
+@pytest.mark.parametrize("status", [*TERMINAL, Status.PAUSED])
+def test_nothing_is_written_once_no_attempt_owns_the_job(db: Database, status: Status) -> None:
     job = job_with_status(db, status)
     _assert_refused(db, job.id, job.attempt)
 
@@ -105,9 +89,94 @@ def test_nothing_is_written_once_the_job_has_ended(db: Database, status: Status)
 def test_the_start_says_what_the_result_depends_on(db: Database) -> None:
     job = running(db)
     provenance = {"seed": 0, "versions": {"torch": "2.11"}, "threads": 2}
-    records.record_start(db, job.id, 1, provenance, resumed_from=4)
+    records.record_start(db, job.id, 1, provenance)
     assert queue.get(db, job.id).provenance == provenance
-    assert records.attempts(db, job.id)[0].resumed_from == 4
+    (attempt,) = records.attempts(db, job.id)
+    assert (attempt.resumed_from, attempt.resumed_batch, attempt.resume, attempt.resume_reason) == (None,) * 4
+
+
+@pytest.mark.parametrize(
+    ("differences", "resume", "reason"),
+    [
+        ([], Resume.EXACT, None),
+        (["torch 2.12, not 2.11"], Resume.APPROXIMATE, "torch 2.12, not 2.11"),
+        (["torch 2.12, not 2.11", "1 thread, not 2"], Resume.APPROXIMATE, "torch 2.12, not 2.11; 1 thread, not 2"),
+        (["é" * 400], Resume.APPROXIMATE, "é" * 300),
+    ],
+)
+def test_an_attempt_that_goes_on_says_from_where_and_how_exactly(
+    db: Database, differences: list[str], resume: Resume, reason: str | None
+) -> None:
+    first = running(db)
+    records.record_start(db, first.id, 1, {"seed": 0})
+    finish(db, first, Outcome.KILLED)
+    second = claim(db)
+    records.record_start(db, second.id, 2, {"seed": 1}, Resumed(epoch=4, batch=120, differences=differences))
+    before, after = records.attempts(db, first.id)
+    assert (after.resumed_from, after.resumed_batch, after.resume, after.resume_reason) == (4, 120, resume, reason)
+    assert (before.resumed_from, before.resume) == (None, None)
+    assert queue.get(db, first.id).provenance == {"seed": 1}
+
+
+def test_the_newest_checkpoint_inside_an_epoch_replaces_the_one_before(db: Database) -> None:
+    job, other = running(db), running(db)
+    assert records.steps(db, job.id) is None
+    for batch in (40, 120):
+        paths = records.record_steps(db, job.id, 1, saved_steps(1, batch))
+        assert paths == records.files(db, job.id) == [saved_steps(1, batch).path]
+        found = records.steps(db, job.id)
+        assert found is not None
+        assert {name: getattr(found, name) for name in vars(saved_steps())} == vars(saved_steps(1, batch))
+        assert found.attempt == 1
+    records.record_steps(db, other.id, 1, saved_steps(1, 7))
+    assert records.files(db, job.id) == [saved_steps(1, 120).path]
+    finish(db, job, Outcome.KILLED)
+    records.record_steps(db, job.id, claim(db).attempt, saved_steps(1, 80, attempt=2))
+    found = records.steps(db, job.id)
+    assert found is not None
+    assert (found.attempt, found.batch) == (2, 80)
+
+
+def test_a_checkpoint_inside_an_epoch_goes_when_the_epoch_is_recorded(db: Database) -> None:
+    job, other = running(db), running(db)
+    for each in (job, other):
+        records.record_steps(db, each.id, 1, saved_steps(1))
+    paths = records.record_epoch(db, job.id, 1, result(1), saved(1), progress(1))
+    assert paths == records.files(db, job.id) == [saved(1).path, saved(1).state_path]
+    assert records.steps(db, job.id) is None
+    assert records.steps(db, other.id) is not None
+
+
+def test_all_files_that_stay_are_those_of_whole_epochs_and_of_the_one_at_work(db: Database) -> None:
+    job = running(db, checkpoints={"keep": "last"})
+    record(db, job, 1)
+    record(db, job, 2)
+    expected = [saved(2).path, saved(2).state_path, saved_steps(3).path]
+    assert records.record_steps(db, job.id, 1, saved_steps(3)) == expected
+    assert records.files(db, job.id) == expected
+    assert records.files(db, "0" * 24) == []
+
+
+@pytest.mark.parametrize(("epoch", "is_offered"), [(1, False), (2, False), (3, True), (4, False)])
+def test_only_steps_that_follow_the_newest_whole_epoch_are_gone_on_from(
+    db: Database, epoch: int, is_offered: bool
+) -> None:
+    """An attempt that went on from an older checkpoint, the newest one being damaged, saves behind that one."""
+    job = running(db)
+    record(db, job, 1)
+    record(db, job, 2)
+    records.record_steps(db, job.id, 1, saved_steps(epoch))
+    assert (records.steps(db, job.id) is not None) is is_offered
+    assert saved_steps(epoch).path in records.files(db, job.id)
+
+
+def test_steps_that_are_refused_leave_those_of_before(db: Database) -> None:
+    job = running(db)
+    records.record_steps(db, job.id, 1, saved_steps(1, 40))
+    before = everything(db)
+    with pytest.raises(IntegrityError):
+        records.record_steps(db, job.id, 1, saved_steps(1, 80, sha256=None))
+    assert everything(db) == before
 
 
 def test_the_first_batch_is_timed(db: Database) -> None:

@@ -22,6 +22,7 @@ def test_without_variables_the_service_is_for_this_machine_only() -> None:
     assert (settings.host, settings.port, settings.is_exposed) == ("127.0.0.1", 8000, False)
     assert settings.api_key is None
     assert (settings.max_attempts, settings.slots) == (3, None)
+    assert (settings.retain_checkpoints_days, settings.retain_jobs_days) == (None, None)
     assert settings.resolved_database_url == f"sqlite:///{Path.cwd() / 'epochd-data' / 'epochd.db'}"
 
 
@@ -36,7 +37,12 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         "heartbeat_seconds": "2.5",
         "poll_seconds": "0.5",
         "cancel_seconds": "1.5",
+        "stall_seconds": "60.5",
         "max_attempts": "7",
+        "checkpoint_seconds": "20.5",
+        "min_free_bytes": "1024",
+        "retain_checkpoints_days": "7.5",
+        "retain_jobs_days": "30.5",
         "slots": "4",
         "allow_download": "false",
         "system_datasets_dir": "/datasets",
@@ -72,6 +78,13 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         ("POLL_SECONDS", "0"),
         ("POLL_SECONDS", "6"),
         ("CANCEL_SECONDS", "0"),
+        ("STALL_SECONDS", "0"),
+        ("CHECKPOINT_SECONDS", "0"),
+        ("MIN_FREE_BYTES", "-1"),
+        ("MIN_FREE_BYTES", "1.5"),
+        ("RETAIN_CHECKPOINTS_DAYS", "0"),
+        ("RETAIN_CHECKPOINTS_DAYS", "nan"),
+        ("RETAIN_JOBS_DAYS", "-1"),
         ("MAX_ATTEMPTS", "0"),
         ("MAX_ATTEMPTS", "101"),
         ("SLOTS", "0"),
@@ -106,6 +119,16 @@ def test_a_worker_has_a_slot_a_core_and_one_where_there_is_a_gpu(
     monkeypatch.setattr(worker.jobs.settings, "cores", lambda: 6)
     assert Settings().resolved_slots == slots
     assert Settings(slots=3).resolved_slots == 3
+
+
+def test_the_disk_may_be_filled_to_the_last_byte_where_that_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EPOCHD_MIN_FREE_BYTES", "0")
+    assert Settings().min_free_bytes == 0
+
+
+def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EPOCHD_RETAIN_JOBS_DAYS", "")
+    assert Settings().retain_jobs_days is None
 
 
 def test_a_lease_outlives_two_heartbeats() -> None:

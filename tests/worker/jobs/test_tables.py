@@ -5,11 +5,21 @@ from sqlalchemy import CheckConstraint, text
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import SQLModel
 
-from tests.worker.jobs.making import everything, job_with_status, progress, record, report, result, running, saved
+from tests.worker.jobs.making import (
+    everything,
+    job_with_status,
+    progress,
+    record,
+    report,
+    result,
+    running,
+    saved,
+    saved_steps,
+)
 from worker.jobs import queue, records
 from worker.jobs.db import Database
 from worker.jobs.spec import Spec
-from worker.jobs.states import EventKind, Outcome, Phase, Status
+from worker.jobs.states import EventKind, Outcome, Phase, Resume, Status
 from worker.jobs.tables import Job
 
 _TIME = "'2026-01-01 00:00:00.000000'"
@@ -18,12 +28,14 @@ VIOLATIONS = {
     "jobs_phase_known": ["UPDATE jobs SET phase = 'thinking'"],
     "jobs_finished_at_iff_terminal": [
         f"UPDATE jobs SET finished_at = {_TIME}",
+        f"UPDATE jobs SET status = 'paused', finished_at = {_TIME}",
         "UPDATE jobs SET status = 'succeeded'",
         "UPDATE jobs SET status = 'cancelled'",
     ],
     "jobs_worker_iff_owned": [
         f"UPDATE jobs SET worker_id = 'worker-1', lease_expires_at = {_TIME}",
         "UPDATE jobs SET status = 'running'",
+        "UPDATE jobs SET status = 'pausing'",
         "UPDATE jobs SET status = 'cancelling'",
     ],
     "jobs_lease_iff_worker": [f"UPDATE jobs SET lease_expires_at = {_TIME}"],
@@ -40,10 +52,14 @@ VIOLATIONS = {
         f"UPDATE attempts SET ended_at = {_TIME}",
         "UPDATE attempts SET outcome = 'killed'",
     ],
+    "attempts_resume_known": ["UPDATE attempts SET resume = 'nearly'"],
     "events_kind_known": [
         f"INSERT INTO events SELECT id, 1, {_TIME}, 1, 1, 'bored', 'It is.' FROM jobs",
     ],
 }
+
+
+_OF_A_JOB = ("attempts", "transitions", "epochs", "checkpoints", "step_checkpoints", "events", "reports")
 
 
 def _queued_job_with_an_attempt(db: Database) -> str:
@@ -61,6 +77,7 @@ def _queued_job_with_an_attempt(db: Database) -> str:
 def _leave_everything(db: Database, job: Job) -> None:
     """What an attempt can leave behind."""
     records.record_epoch(db, job.id, job.attempt, result(1), saved(1), progress(1), report(1))
+    records.record_steps(db, job.id, job.attempt, saved_steps(2))
     records.record_event(db, job.id, job.attempt, 1, EventKind.MICRO_BATCH, "It did not fit.")
 
 
@@ -88,13 +105,20 @@ def test_every_member_of_the_enums_is_accepted(db: Database) -> None:
             session.execute(text("UPDATE jobs SET phase = :phase"), {"phase": phase})
         for outcome in Outcome:
             session.execute(text(f"UPDATE attempts SET outcome = :outcome, ended_at = {_TIME}"), {"outcome": outcome})
+        for resume in Resume:
+            session.execute(text("UPDATE attempts SET resume = :resume"), {"resume": resume})
     job = running(db)
     for kind in EventKind:
         records.record_event(db, job.id, 1, 1, kind, "It happened.")
     assert [each.kind for each in records.events(db, job.id)] == list(EventKind)
 
 
-@pytest.mark.parametrize("table", ["attempts", "transitions", "epochs", "checkpoints", "events", "reports"])
+def test_all_tables_of_a_job_are_known() -> None:
+    tables = SQLModel.metadata.tables.values()
+    assert {table.name for table in tables if "job_id" in table.columns} == set(_OF_A_JOB)
+
+
+@pytest.mark.parametrize("table", _OF_A_JOB)
 def test_nothing_belongs_to_a_job_that_is_not_there(db: Database, table: str) -> None:
     _leave_everything(db, running(db))
     with pytest.raises(IntegrityError), db.write() as session:

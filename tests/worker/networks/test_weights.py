@@ -216,8 +216,8 @@ def test_a_vit_for_other_pictures_says_which_size_its_weights_need(folder: Path)
     model = Torchvision.model_validate({"name": "vit_b_16", "weights": "mine"})
     with pytest.raises(WeightsUnfit, match="pos_embedding has the shape 1 x 10 x 8, not 1 x 5 x 8") as unfit:
         load_weights(for_32, model, folder, allow_download=False)
-    assert unfit.value.suggestion is not None
-    assert unfit.value.suggestion.endswith("image_size to 48.")
+    assert unfit.value.hint is not None
+    assert unfit.value.hint.endswith("image_size to 48.")
 
 
 @pytest.mark.parametrize(("weights", "file"), [("mine", "mine.safetensors"), ("imagenet", SQUEEZENET)])

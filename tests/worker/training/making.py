@@ -65,6 +65,21 @@ class Silent(Reporter):
         pass
 
 
+class StopsAt(Silent):
+    """A reporter that finds itself asked to stop behind a batch; that of the test, if it is the epoch's last."""
+
+    def __init__(self, epoch: int, batch: int) -> None:
+        super().__init__()
+        self._at = (epoch, batch)
+
+    def _is_time(self) -> bool:
+        return True  # it looks after each batch
+
+    def _between_batches(self) -> None:
+        self._stop_requested = (self._now.epoch, self._batch) == self._at
+        super()._between_batches()
+
+
 def engine(prepared: Prepared, *, on_smaller: Callable[[int, int], None] = lambda *_: None, **fields: Any) -> Engine:
     """Of a spec with these fields, as an attempt would make it."""
     spec = Spec.model_validate(fields)

@@ -1,8 +1,11 @@
+import errno
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,10 +19,11 @@ from worker.datasets.arrays import Writer
 from worker.datasets.opening import CARD
 from worker.jobs import queue, records, versions
 from worker.jobs.db import Database
+from worker.jobs.leftovers import checkpoints_folder
 from worker.jobs.processes import EXIT_DONE, EXIT_STALE, EXIT_STOPPED, Stopped
 from worker.jobs.settings import Settings
 from worker.jobs.spec import MLP, Spec
-from worker.jobs.states import Outcome, Status
+from worker.jobs.states import EventKind, Outcome, Status
 from worker.jobs.tables import Job
 from worker.training import attempt as training
 from worker.training import checkpoints, engine, losses, progress
@@ -63,7 +67,7 @@ def weights(settings: Settings, db: Database, job_id: str) -> dict[str, torch.Te
 
 
 def stop_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has the reporter raise Stopped after so many batches, as SIGTERM would."""
+    """Has the reporter raise Stopped after so many batches, without saving: as if the process were killed."""
     real = progress.Reporter._between_batches
     left = batches
 
@@ -135,6 +139,181 @@ def test_a_stopped_attempt_goes_on_from_its_last_checkpoint_to_the_same_bits(
     assert curves[0] == curves[1]
 
 
+def ask_to_stop_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the reporter find itself asked to stop after so many batches, as by SIGTERM."""
+    real = progress.Reporter._between_batches
+    left = batches
+
+    def between(self: progress.Reporter) -> None:
+        nonlocal left
+        left -= 1
+        self._stop_requested = left <= 0
+        real(self)
+
+    monkeypatch.setattr(progress.Reporter, "_is_time", lambda _: True)
+    monkeypatch.setattr(progress.Reporter, "_between_batches", between)
+
+
+def files(settings: Settings, job: Job) -> list[str]:
+    """Of its checkpoints, relative to the data folder."""
+    folder = settings.data_dir / checkpoints_folder(job.id)
+    return sorted(str(path.relative_to(settings.data_dir)) for path in folder.iterdir())
+
+
+def released(db: Database, job: Job) -> None:
+    queue.finish(db, job.id, job.attempt, Outcome.RELEASED, max_attempts=3)
+
+
+def test_an_attempt_that_is_asked_to_stop_saves_inside_the_epoch(
+    settings: Settings, db: Database, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready_tiny(db, settings.data_dir)
+    queue.enqueue(db, SPEC)
+    _, whole = run()
+    queue.enqueue(db, SPEC)
+    for batches in (3, 4, 9):  # twice in epoch 1; 8 batches of training and 1 of the test
+        with monkeypatch.context() as patch:
+            ask_to_stop_after(batches, patch)
+            code, job = run()
+        assert code == EXIT_STOPPED
+        released(db, job)
+    folder = settings.data_dir / checkpoints_folder(job.id)
+    assert len(list(folder.glob("*.steps.pt"))) == 1
+    _, job = run()
+    assert job.status == Status.SUCCEEDED
+    attempts = records.attempts(db, job.id)
+    assert [(each.resumed_from, each.resumed_batch) for each in attempts] == [(None, None), (0, 3), (0, 7), (1, 7)]
+    assert [each.resume for each in attempts] == [None, "exact", "exact", "exact"]
+    assert (
+        records.checkpoint(db, job.id, "4").row.weights_sha256
+        == records.checkpoint(db, whole.id, "4").row.weights_sha256
+    )
+    assert list(folder.glob("*.steps.pt")) == []
+    assert sorted(str(path.relative_to(settings.data_dir)) for path in folder.iterdir()) == sorted(
+        records.files(db, job.id)
+    )
+
+
+def test_a_training_on_something_else_says_that_it_is_no_longer_the_same(
+    settings: Settings, db: Database, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready_tiny(db, settings.data_dir)
+    queue.enqueue(db, SPEC)
+    with monkeypatch.context() as patch:
+        ask_to_stop_after(12, patch)
+        _, job = run()
+    released(db, job)
+    with db.write() as session:
+        row = session.get_one(Job, job.id)
+        provenance = row.provenance or {}
+        row.provenance = {**provenance, "device_name": "another", "threads": 64}
+    _, job = run()
+    assert job.status == Status.SUCCEEDED
+    second = records.attempts(db, job.id)[1]
+    assert second.resume == "approximate"
+    assert second.resume_reason is not None
+    assert second.resume_reason.startswith("device name was another and is ")
+    assert "; threads was 64 and is " in second.resume_reason
+
+
+def test_a_long_epoch_is_saved_inside_from_time_to_time(
+    settings: Settings, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready_tiny(db, settings.data_dir)
+    queue.enqueue(db, SPEC.model_copy(update={"epochs": 1}))
+    job = queue.claim(db, "worker", 30)
+    assert job is not None
+    saved = []
+    real = records.record_steps
+
+    def record(*arguments: Any) -> list[str]:
+        saved.append((arguments[3].epoch, arguments[3].batch))
+        return real(*arguments)
+
+    monkeypatch.setattr(records, "record_steps", record)
+    monkeypatch.setattr(progress.Reporter, "_is_time", lambda _: True)
+    monkeypatch.setattr(progress, "_SAVE_SHARE", 0)
+    training.run(settings.model_copy(update={"checkpoint_seconds": 1e-9}), job.id, job.attempt)
+    assert saved == [(1, batch) for batch in range(1, 8)]  # behind the eighth the epoch itself is saved
+    assert records.steps(db, job.id) is None
+
+
+def test_a_corrupt_checkpoint_inside_an_epoch_costs_that_part_of_it(
+    settings: Settings, db: Database, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready_tiny(db, settings.data_dir)
+    queue.enqueue(db, SPEC)
+    with monkeypatch.context() as patch:
+        ask_to_stop_after(9 + 3, patch)
+        _, job = run()
+    released(db, job)
+    inside = records.steps(db, job.id)
+    assert inside is not None
+    damaged = settings.data_dir / inside.path
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    _, job = run()
+    assert (job.status, [row.seq for row in records.epochs(db, job.id)]) == (Status.SUCCEEDED, [1, 2, 3, 4])
+    second = records.attempts(db, job.id)[1]
+    assert (second.resumed_from, second.resumed_batch) == (1, 0)
+    (event,) = records.events(db, job.id)
+    assert event.kind == EventKind.CHECKPOINT_CORRUPT
+    assert (
+        event.detail == "The checkpoint behind batch 3 of epoch 2 is corrupt; the training goes on from an older one."
+    )
+
+
+def test_what_an_attempt_that_was_killed_has_left_is_removed_by_the_next(
+    settings: Settings, db: Database, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready_tiny(db, settings.data_dir)
+    queue.enqueue(db, SPEC)
+    with monkeypatch.context() as patch:
+        stop_after(9 + 3, patch)
+        _, job = run()
+    released(db, job)
+    folder = settings.data_dir / checkpoints_folder(job.id)
+    for name in ("epoch-000002-attempt-1.safetensors", ".epoch-000002-attempt-1.state.pt.writing"):
+        (folder / name).touch()
+    stop_after(0, monkeypatch)  # it gets no further than to begin
+    run()
+    assert sorted(str(path.relative_to(settings.data_dir)) for path in folder.iterdir()) == sorted(
+        records.files(db, job.id)
+    )
+
+
+def test_a_disk_that_gets_full_fails_the_job_and_keeps_what_it_has(settings: Settings, db: Database) -> None:
+    ready_tiny(db, settings.data_dir)
+    queue.enqueue(db, SPEC)
+    job = queue.claim(db, "worker", 30)
+    assert job is not None
+    free = iter([2**40] * 4 + [300 * 2**20] * 100)  # two checkpoints of two files fit
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=next(free)))
+        spare = settings.model_copy(update={"min_free_bytes": 300 * 2**20})
+        assert training.run(spare, job.id, job.attempt) == EXIT_DONE
+    job = queue.get(db, job.id)
+    assert (job.status, error_of(job)["code"], error_of(job)["phase"]) == (Status.FAILED, "disk_full", "saving")
+    assert error_of(job)["suggestion"] == {"checkpoints": {"keep": "last"}}
+    assert [kept.row.epoch for kept in records.checkpoints(db, job.id)] == [1, 2]
+    assert checkpoints.load(
+        settings.data_dir / records.checkpoint(db, job.id, "last").row.path, last_sha256(db, job.id)
+    )
+
+
+def test_a_system_call_that_finds_the_disk_full_is_told_likewise(
+    settings: Settings, db: Database, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    ready_tiny(db, settings.data_dir)
+    queue.enqueue(db, SPEC)
+    monkeypatch.setattr(os, "fsync", full)
+    _, job = run()
+    assert (job.status, error_of(job)["code"]) == (Status.FAILED, "disk_full")
+    assert list((settings.data_dir / checkpoints_folder(job.id)).iterdir()) == []
+
+
 def test_a_corrupt_last_checkpoint_costs_one_epoch(
     settings: Settings, db: Database, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +328,7 @@ def test_a_corrupt_last_checkpoint_costs_one_epoch(
     _, job = run()
     assert job.status == Status.SUCCEEDED
     assert records.attempts(db, job.id)[1].resumed_from == 1
+    assert [event.kind for event in records.events(db, job.id)] == [EventKind.CHECKPOINT_CORRUPT]
     assert [(row.epoch, row.seq) for row in records.epochs(db, job.id)] == [(1, 1), (2, 3), (3, 4), (4, 5)]
 
 
@@ -396,7 +576,8 @@ def test_a_loss_that_explodes_fails_the_job_and_keeps_what_was_finite(
     error = error_of(job)
     assert (error["code"], error["phase"]) == ("diverged", "training")
     assert error["message"] == "The loss became nan in batch 3 of epoch 2."
-    assert error["suggestion"] == "Lower the learning rate (now 0.001), or clip the gradient."
+    assert error["hint"] == "Lower the learning rate (now 0.001), or clip the gradient."
+    assert error["suggestion"] == {"optimizer": {"lr": 0.0001}}
     assert [kept.row.epoch for kept in records.checkpoints(db, job_id)] == [1]
     (event,) = records.events(db, job_id)
     assert (event.kind, event.epoch) == ("diverged", 2)

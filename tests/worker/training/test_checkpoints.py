@@ -7,12 +7,12 @@ import safetensors
 import torch
 
 from worker.datasets.pictures import Preprocessing
-from worker.jobs.errors import CheckpointCorrupt
+from worker.jobs.errors import CheckpointCorrupt, DiskFull
 from worker.jobs.records import SavedCheckpoint
 from worker.jobs.spec import Spec
 from worker.networks.mlp import mlp
 from worker.training import checkpoints
-from worker.training.checkpoints import Metadata
+from worker.training.checkpoints import Metadata, Place
 
 METADATA = Metadata(
     job="a" * 24,
@@ -23,6 +23,10 @@ METADATA = Metadata(
     dataset_sha256="0" * 64,
     metrics={"test_accuracy": 0.5, "train_loss": None},
 )
+
+
+def place(data_dir: Path, attempt: int = 1) -> Place:
+    return Place(data_dir, METADATA.job, attempt, spare_bytes=0)
 
 
 @pytest.fixture
@@ -36,7 +40,7 @@ def saved(tmp_path: Path, model: torch.nn.Module) -> SavedCheckpoint:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     model(torch.rand(5, 4)).sum().backward()
     optimizer.step()
-    return checkpoints.save(tmp_path, METADATA, 2, model.state_dict(), {"optimizer": optimizer.state_dict()})
+    return checkpoints.save(place(tmp_path, 2), METADATA, model.state_dict(), {"optimizer": optimizer.state_dict()})
 
 
 def test_what_was_saved_is_what_loads(tmp_path: Path, model: torch.nn.Module, saved: SavedCheckpoint) -> None:
@@ -69,7 +73,7 @@ def test_no_temporary_file_is_left(tmp_path: Path, saved: SavedCheckpoint) -> No
 
 
 def test_two_attempts_at_an_epoch_never_share_a_file(tmp_path: Path, model: torch.nn.Module) -> None:
-    first, second = (checkpoints.save(tmp_path, METADATA, attempt, model.state_dict(), {}) for attempt in (1, 2))
+    first, second = (checkpoints.save(place(tmp_path, attempt), METADATA, model.state_dict(), {}) for attempt in (1, 2))
     assert first.path != second.path
     assert first.sha256 == second.sha256
     assert first.weights_sha256 == second.weights_sha256
@@ -77,20 +81,12 @@ def test_two_attempts_at_an_epoch_never_share_a_file(tmp_path: Path, model: torc
 
 def test_the_digest_of_the_weights_is_theirs_alone(tmp_path: Path, model: torch.nn.Module) -> None:
     other_job = METADATA.model_copy(update={"job": "b" * 24})
-    saved = [checkpoints.save(tmp_path, card, 1, model.state_dict(), {}) for card in (METADATA, other_job)]
+    saved = [checkpoints.save(place(tmp_path, 1), card, model.state_dict(), {}) for card in (METADATA, other_job)]
     assert saved[0].sha256 != saved[1].sha256
     assert saved[0].weights_sha256 == saved[1].weights_sha256
     with torch.no_grad():
         next(model.parameters())[0, 0] += 1
     assert checkpoints.digest(model.state_dict()) != saved[0].weights_sha256
-
-
-def test_files_that_no_row_names_are_removed(tmp_path: Path, model: torch.nn.Module) -> None:
-    gone, kept, later = (checkpoints.save(tmp_path, METADATA, attempt, model.state_dict(), {}) for attempt in (1, 2, 3))
-    checkpoints.remove_others(tmp_path, METADATA.job, 2, [kept.path, kept.state_path])
-    left = {str(path.relative_to(tmp_path)) for path in (tmp_path / kept.path).parent.iterdir()}
-    assert left == {kept.path, kept.state_path, later.path, later.state_path}
-    assert gone.path not in left
 
 
 def test_state_of_a_newer_epochd_is_refused_and_of_an_older_one_is_not(tmp_path: Path) -> None:
@@ -103,6 +99,23 @@ def test_state_of_a_newer_epochd_is_refused_and_of_an_older_one_is_not(tmp_path:
             continue
         with pytest.raises(CheckpointCorrupt):
             checkpoints.load_state(tmp_path / "state.pt", digest)
+
+
+def test_what_is_saved_inside_an_epoch_is_what_loads(tmp_path: Path, model: torch.nn.Module) -> None:
+    saved = checkpoints.save_steps(place(tmp_path, 2), 3, 40, {"weights": model.state_dict(), "batch": 40})
+    assert (saved.epoch, saved.batch, saved.bytes) == (3, 40, (tmp_path / saved.path).stat().st_size)
+    state = checkpoints.load_state(tmp_path / saved.path, saved.sha256)
+    assert state["batch"] == 40
+    assert checkpoints.digest(state["weights"]) == checkpoints.digest(model.state_dict())
+    with pytest.raises(CheckpointCorrupt):
+        checkpoints.load_state(tmp_path / saved.path, "0" * 64)
+
+
+def test_a_checkpoint_for_which_there_is_no_room_is_not_begun(tmp_path: Path, model: torch.nn.Module) -> None:
+    greedy = Place(tmp_path, METADATA.job, 1, spare_bytes=2**62)
+    with pytest.raises(DiskFull, match="would leave less free"):
+        checkpoints.save(greedy, METADATA, model.state_dict(), {})
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_every_single_bit_flip_is_refused(tmp_path: Path, saved: SavedCheckpoint) -> None:

@@ -182,8 +182,8 @@ def test_an_epoch_is_measured(tiny: Prepared) -> None:
 def test_a_loss_that_explodes_ends_the_training_where_it_did(tiny: Prepared) -> None:
     with pytest.raises(Diverged, match=r"^The loss became (nan|inf) in batch \d of epoch 1\.$") as diverged:
         trained(tiny, model={"hidden": [16]}, loss={"name": "mse"}, optimizer={"lr": 1e5})
-    assert diverged.value.suggestion is not None
-    assert "learning rate (now 100000)" in diverged.value.suggestion
+    assert diverged.value.hint is not None
+    assert "learning rate (now 100000)" in diverged.value.hint
 
 
 def test_augmentation_changes_training_and_leaves_the_test_alone(tinier: Prepared) -> None:

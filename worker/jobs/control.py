@@ -1,0 +1,194 @@
+"""What a job's owner asks for: cancel, pause, resume, retry, extend, delete; and retention, which asks for them.
+
+Each function is one state change in one transaction, as in `queue.py`. To ask for what already is so is fine.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy import delete as delete_rows
+from sqlalchemy import func, select
+from sqlmodel import Session, col
+
+from . import kept, queue
+from .db import Database, now
+from .errors import Conflict, SpecRefused
+from .patches import keeps_training, patched
+from .spec import Checkpoints, Cosine, OneCycle, Spec
+from .states import TERMINAL, DatasetStatus, Status
+from .tables import Checkpoint, Dataset, Epoch, Job, ReportRow, StepCheckpoint
+
+_OF_A_TRAINING = (Epoch, Checkpoint, StepCheckpoint, ReportRow)
+
+
+def cancel(db: Database, job_id: str, *, at_once: bool = False) -> Job:
+    """One that no attempt owns is cancelled at once, one that is owned becomes `cancelling`.
+
+    `at_once`: its attempt is killed, and saves nothing. Raises NotFound, and Conflict when the job has succeeded or
+    failed.
+    """
+    with db.write() as session:
+        job = queue.find(session, job_id, lock=True)
+        if job.status in (Status.QUEUED, Status.PAUSED):
+            reason = f"cancelled while {job.status}"
+            job.status, job.finished_at = Status.CANCELLED, now(session)
+            queue.note(session, job_id, Status.CANCELLED, reason)
+        elif job.status in (Status.RUNNING, Status.PAUSING):
+            job.status = Status.CANCELLING
+            queue.note(session, job_id, Status.CANCELLING, "cancel requested")
+        elif job.status in (Status.SUCCEEDED, Status.FAILED):
+            raise Conflict(f"The job has {job.status} and cannot be cancelled any more.")
+        if job.status == Status.CANCELLING:
+            job.stop_now = job.stop_now or at_once
+        return job
+
+
+def pause(db: Database, job_id: str) -> Job:
+    """A queued job is paused at once, a running one saves first. Raises NotFound, and Conflict when it has ended."""
+    with db.write() as session:
+        job = queue.find(session, job_id, lock=True)
+        if job.status == Status.QUEUED:
+            job.status = Status.PAUSED
+            queue.note(session, job_id, Status.PAUSED, "paused while queued")
+        elif job.status == Status.RUNNING:
+            job.status = Status.PAUSING
+            queue.note(session, job_id, Status.PAUSING, "pause requested")
+        elif job.status not in (Status.PAUSING, Status.PAUSED):
+            raise Conflict(f"The job is {job.status} and cannot be paused.")
+        return job
+
+
+def resume(db: Database, job_id: str) -> Job:
+    """A paused job goes back to the queue, at its old place. Raises NotFound, and Conflict when it has ended."""
+    with db.write() as session:
+        job = queue.find(session, job_id, lock=True)
+        if job.status == Status.PAUSED:
+            job.status = Status.QUEUED
+            queue.note(session, job_id, Status.QUEUED, "resumed")
+        elif job.status == Status.PAUSING:  # if its attempt leaves all the same, the job goes back to the queue
+            job.status = Status.RUNNING
+            queue.note(session, job_id, Status.RUNNING, "resumed before it was paused")
+        elif job.status not in (Status.QUEUED, Status.RUNNING):
+            raise Conflict(f"The job is {job.status}; only a paused one can be resumed. See `retry` and `extend`.")
+        return job
+
+
+def retry(db: Database, job_id: str, *, apply_suggestion: bool = False) -> Job:
+    """A failed or cancelled job goes on from its last checkpoint, with all its attempts before it again.
+
+    `apply_suggestion`: with the spec patched as its error suggests. Unless that leaves the result as it is, the job
+    begins anew, and what it had trained is forgotten. Raises NotFound, and Conflict when the status does not allow it,
+    when there is no suggestion, and when the dataset is gone.
+    """
+    with db.write() as session:
+        job = queue.find(session, job_id, lock=True)
+        if job.status not in (Status.FAILED, Status.CANCELLED):
+            raise Conflict(f"The job is {job.status}; only one that has failed or was cancelled can be tried again.")
+        if apply_suggestion:
+            _apply(session, job, (job.error or {}).get("suggestion"))
+        _requeue(session, job, "retried, with what the error suggests" if apply_suggestion else "retried")
+        return job
+
+
+def extend(db: Database, job_id: str, epochs: int) -> Job:
+    """A job that has succeeded trains so many epochs more, as if it had been submitted with them.
+
+    Raises NotFound, SpecRefused when they would be too many, and Conflict when the job has not succeeded, when its
+    schedule is made for the epochs that it had, when it stopped early, and when the dataset is gone.
+    """
+    with db.write() as session:
+        job = queue.find(session, job_id, lock=True)
+        if job.status != Status.SUCCEEDED:
+            raise Conflict(f"The job is {job.status}; only one that has succeeded can be extended.")
+        spec = _valid(job.spec)
+        if isinstance(spec.schedule, Cosine | OneCycle):
+            raise Conflict(
+                f"The schedule {spec.schedule.name} ends with the last epoch: more of them would be another training. "
+                "Submit a new job."
+            )
+        trained = select(func.coalesce(func.max(Epoch.epoch), 0)).where(col(Epoch.job_id) == job_id)
+        if session.execute(trained).scalar_one() < spec.epochs:
+            raise Conflict("The training stopped early, because it got no better; more epochs would end it again.")
+        job.spec = _with_epochs(spec, spec.epochs + epochs).model_dump(mode="json")
+        _requeue(session, job, f"extended by {epochs} epochs")
+        return job
+
+
+def delete(db: Database, job_id: str) -> None:
+    """All rows of a job that has ended; the caller removes its folder. Raises NotFound and Conflict."""
+    with db.write() as session:
+        job = queue.find(session, job_id, lock=True)
+        if job.status not in TERMINAL:
+            raise Conflict(f"The job is {job.status}; cancel it first.")
+        session.delete(job)
+
+
+def delete_old(db: Database, days: float) -> list[str]:
+    """Deletes the rows of jobs that ended longer ago. Returns their ids; the caller removes their folders."""
+    with db.write() as session:
+        old = session.execute(_ended_before(session, days).with_for_update(skip_locked=True)).scalars().all()
+        session.execute(delete_rows(Job).where(col(Job.id).in_(old)))
+        return list(old)
+
+
+def thin_old(db: Database, days: float) -> dict[str, tuple[int, list[str]]]:
+    """Forgets all but the best and the last checkpoint of jobs that ended longer ago.
+
+    Returns, by the ids of the jobs that had more, their last attempt and the files that stay.
+    """
+    checkpoints = select(func.count()).where(col(Checkpoint.job_id) == col(Job.id)).scalar_subquery()
+    with db.write() as session:
+        old = _ended_before(session, days).where(checkpoints > 2).with_for_update(skip_locked=True)
+        thinned = {}
+        for job_id in session.execute(old).scalars().all():
+            best_by = kept.policy(session, job_id).best_by
+            files = kept.prune(session, job_id, Checkpoints(keep="best", best_by=best_by))
+            thinned[job_id] = (queue.find(session, job_id).attempt, files)
+        return thinned
+
+
+def _ended_before(session: Session, days: float) -> Any:
+    before = now(session) - timedelta(days=days)
+    return select(col(Job.id)).where(col(Job.status).in_(TERMINAL), col(Job.finished_at) < before)
+
+
+def _apply(session: Session, job: Job, patch: dict[str, Any] | None) -> None:
+    if not patch:
+        raise Conflict("The job's error comes with no suggestion; submit a new job with a spec of your own.")
+    job.spec = _valid(patched(job.spec, patch)).model_dump(mode="json")
+    if keeps_training(patch):
+        return
+    for table in _OF_A_TRAINING:
+        session.execute(delete_rows(table).where(col(table.job_id) == job.id))
+    job.epoch = job.batch = job.batches = 0
+    job.provenance = job.threads = None
+
+
+def _requeue(session: Session, job: Job, reason: str) -> None:
+    dataset = session.get(Dataset, job.dataset_id, with_for_update=True)
+    if dataset is None or dataset.status in (DatasetStatus.DELETED, DatasetStatus.INVALID):
+        raise Conflict("The dataset of this job is gone; upload it again and submit a new job.")
+    job.status, job.finished_at, job.error = Status.QUEUED, None, None
+    job.forgiven = job.attempt
+    queue.note(session, job.id, Status.QUEUED, reason)
+
+
+def _with_epochs(spec: Spec, epochs: int) -> Spec:
+    try:
+        return Spec.model_validate(spec.model_dump() | {"epochs": epochs})
+    except ValidationError as error:
+        raise SpecRefused(f"The job would have {epochs} epochs, which are too many.", pointer="#/epochs") from error
+
+
+def _valid(spec: dict[str, Any]) -> Spec:
+    """Raises Conflict: it is a job's own spec that is at fault, not what the caller sent."""
+    try:
+        return Spec.model_validate(spec)
+    except (ValidationError, SpecRefused) as error:
+        if isinstance(error, SpecRefused):
+            where, what = error.pointer, error.detail
+        else:
+            first = error.errors()[0]
+            where, what = "#/" + "/".join(map(str, first["loc"])), f"{first['msg']}."
+        raise Conflict(f"The spec would not be valid. {where}: {what}") from error
