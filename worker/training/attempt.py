@@ -55,36 +55,43 @@ def run(
     """
     socket.setdefaulttimeout(_NETWORK_SECONDS)  # of torchvision's downloads
     db = Database(settings.resolved_database_url)
-    job = queue.get(db, job_id)
-    seconds = settings.checkpoint_seconds
-    reporter = Reporter(db, job_id, attempt, job.spec["epochs"], checkpoint_seconds=seconds, pulse=pulse)
-    reporter.listen()
     try:
-        try:
-            with told_when_full():
-                _Attempt(db, settings, job, attempt, reporter, exact).train()
-            outcome, failure = Outcome.SUCCEEDED, None
-        except (StaleAttempt, *DATABASE_AWAY):
-            raise
-        except EpochdError as error:
-            told = error if error.code in JOB_CODES else Internal(error.detail)
-            outcome, failure = Outcome.FAILED, Failure.of(told, phase=reporter.phase)
-            if isinstance(error, Diverged):
-                note = partial(records.record_event, db, job_id, attempt, reporter.epoch)
-                insist(partial(note, EventKind.DIVERGED, error.detail))
-        except Exception as error:
-            _log.exception("attempt_failed")
-            known = _OUT_OF_MEMORY if memory.is_out_of_memory(error) else Internal()
-            tail = traceback_tail(error)
-            outcome, failure = Outcome.FAILED, Failure.of(known, phase=reporter.phase, traceback_tail=tail)
+        job = queue.get(db, job_id)
+        seconds = settings.checkpoint_seconds
+        reporter = Reporter(db, job_id, attempt, job.spec["epochs"], checkpoint_seconds=seconds, pulse=pulse)
+        reporter.listen()
+        failure = _failure(_Attempt(db, settings, job, attempt, reporter, exact), reporter)
+        outcome = Outcome.FAILED if failure else Outcome.SUCCEEDED
         maximum = settings.max_attempts
         insist(lambda: queue.finish(db, job_id, attempt, outcome, failure, max_attempts=maximum))
     except StaleAttempt:
         _log.warning("attempt_stale")
         return EXIT_STALE
+    except DATABASE_AWAY:  # for long; the job is not to blame, and goes on when it is back
+        _log.exception("database_away")
+        return EXIT_STOPPED
     except Stopped:
         return EXIT_STOPPED
     return EXIT_DONE
+
+
+def _failure(attempt: "_Attempt", reporter: Reporter) -> Failure | None:
+    """Trains. Returns what the job has failed of, if it has; raises what is not the job's end."""
+    try:
+        with told_when_full():
+            attempt.train()
+    except (StaleAttempt, *DATABASE_AWAY):
+        raise
+    except EpochdError as error:
+        if isinstance(error, Diverged):
+            attempt.note(EventKind.DIVERGED, reporter.epoch, error.detail)
+        told = error if error.code in JOB_CODES else Internal(error.detail)
+        return Failure.of(told, phase=reporter.phase)
+    except Exception as error:
+        _log.exception("attempt_failed")
+        known = _OUT_OF_MEMORY if memory.is_out_of_memory(error) else Internal()
+        return Failure.of(known, phase=reporter.phase, traceback_tail=traceback_tail(error))
+    return None
 
 
 class _Attempt:
@@ -188,18 +195,18 @@ class _Attempt:
             return False
         detail = f"{early.metric} has not got better for {passed} epochs; stopped after epoch {epoch}."
         if all(event.kind != EventKind.STOPPED_EARLY for event in records.events(self._db, self._job.id)):
-            self._note(EventKind.STOPPED_EARLY, epoch, detail)
+            self.note(EventKind.STOPPED_EARLY, epoch, detail)
         return True
 
     def _on_corrupt(self, epoch: int, sentence: str) -> None:
-        self._note(EventKind.CHECKPOINT_CORRUPT, epoch, f"{sentence}; the training goes on from an older one.")
+        self.note(EventKind.CHECKPOINT_CORRUPT, epoch, f"{sentence}; the training goes on from an older one.")
 
     def _on_smaller(self, tried: int, now: int) -> None:
         detail = f"{tried} pictures at once did not fit into memory; from here on {now} go through the network at once."
         _log.warning("micro_batch_halved", tried=tried, now=now)
-        self._note(EventKind.MICRO_BATCH, self._reporter.epoch, detail)
+        self.note(EventKind.MICRO_BATCH, self._reporter.epoch, detail)
 
-    def _note(self, kind: EventKind, epoch: int, detail: str) -> None:
+    def note(self, kind: EventKind, epoch: int, detail: str) -> None:
         insist(lambda: records.record_event(self._db, self._job.id, self._number, epoch, kind, detail))
 
     def _metadata(self, result: EpochResult) -> checkpoints.Metadata:

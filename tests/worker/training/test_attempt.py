@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import torch
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
+import worker.jobs.db
 from tests.tiny import prepare_tiny, ready_tiny
 from tests.worker.jobs import making
 from tests.worker.jobs.making import make_ready
@@ -298,6 +300,20 @@ def test_a_disk_that_gets_full_fails_the_job_and_keeps_what_it_has(settings: Set
     assert checkpoints.load(
         settings.data_dir / records.checkpoint(db, job.id, "last").row.path, last_sha256(db, job.id)
     )
+
+
+def test_a_database_that_stays_away_is_not_the_jobs_fault(
+    settings: Settings, db: Database, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise OperationalError("COMMIT", {}, Exception("the server closed the connection"))
+
+    ready_tiny(db, settings.data_dir)
+    queue.enqueue(db, SPEC)
+    monkeypatch.setattr(worker.jobs.db, "_INSIST_SECONDS", 0)
+    monkeypatch.setattr(records, "record_epoch", away)
+    code, job = run()
+    assert (code, job.status) == (EXIT_STOPPED, Status.RUNNING)  # its worker gives it back
 
 
 def test_a_system_call_that_finds_the_disk_full_is_told_likewise(
