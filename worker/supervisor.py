@@ -17,11 +17,12 @@ from typing import Final
 
 import structlog
 
+from worker.attempts import Attempts
 from worker.jobs import datasets, queue, workers
 from worker.jobs.db import DATABASE_AWAY, Database
 from worker.jobs.files import is_unlocked
 from worker.jobs.settings import Settings
-from worker.lanes import Attempts, PreparingLane, TrainingLane
+from worker.lanes import PreparingLane, TrainingLane
 from worker.launchers.local import LocalLauncher, wait_any
 from worker.sweeping import retain, sweep
 
