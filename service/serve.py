@@ -18,7 +18,7 @@ from worker.jobs.settings import Settings
 
 _LOOK_SECONDS = 0.2  # each look takes a core from a training's threads for a moment
 _GRACE_SECONDS = 10.0  # on top of what the worker gives its attempts
-_YOUNG_SECONDS = 10.0  # one that dies younger than this is restarted more and more slowly
+_YOUNG_SECONDS = 5.0  # one that dies younger than this is restarted more and more slowly
 _MAX_BACKOFF_SECONDS = 30.0
 _log = structlog.get_logger()
 

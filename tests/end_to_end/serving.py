@@ -92,6 +92,10 @@ class Epochd:
         """The training processes: forked from the preloaded one, and each the leader of a session."""
         return [pid for pid in self._forkserver_pids() if os.getsid(pid) == pid]
 
+    def trainings_of(self, job_id: str) -> list[int]:
+        """The processes that train this job: they write into its log."""
+        return [pid for pid in self.processes() if f"/jobs/{job_id}/attempt-" in _output(pid)]
+
     def preloaded_pid(self) -> int:
         (pid,) = [pid for pid in self._forkserver_pids() if os.getsid(pid) != pid]
         return pid
@@ -179,6 +183,14 @@ def _command(pid: int) -> str:
     """Empty when there is no such process, or only its zombie."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+    except OSError:
+        return ""
+
+
+def _output(pid: int) -> str:
+    """The file that a process writes its standard output to."""
+    try:
+        return os.readlink(f"/proc/{pid}/fd/1")
     except OSError:
         return ""
 

@@ -86,7 +86,7 @@ def test_the_walk(clone: Path, served: int) -> None:
     said = []
     variables = ""
     for block in WALK:
-        if "checkpoints" in block or "DELETE" in block:
+        if "checkpoints" in block or "DELETE localhost:8000/datasets" in block:
             wait_for(served, "/jobs", lambda body: all(job["finished_at"] for job in body["data"]))
         command = block.replace("localhost:8000", f"127.0.0.1:{served}")
         script = f"set -euo pipefail\n{variables}\n{command}\necho; echo JOB=${{JOB:-}} >&3\n"
@@ -106,7 +106,7 @@ def test_the_walk(clone: Path, served: int) -> None:
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
         said.append(done.stdout)
     submitted, looked, cancelled, listed, predicted, refused, planned, reported, *said = said
-    controlled, uploaded, shown, deleted, built_in = said
+    controlled, extended, uploaded, shown, deleted, built_in = said
     assert '"status":"queued"' in submitted
     assert '"next_since":' in looked
     assert re.search(r'"status":"(cancelled|cancelling)"', cancelled)
@@ -121,6 +121,7 @@ def test_the_walk(clone: Path, served: int) -> None:
     assert statuses[0] in ("paused", "pausing")
     assert statuses[-1] in ("cancelled", "cancelling")
     assert '"attempt":' in controlled
+    assert '"epochs":2' in extended
     assert '"name":"shapes","version":1' in uploaded
     assert re.search(r'"status":"(uploaded|preparing|ready)"', shown)
     assert '"name":"cifar100"' in shown

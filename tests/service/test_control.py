@@ -92,7 +92,14 @@ def test_a_retry_may_take_what_the_error_suggests(client: TestClient, db: Databa
     [
         ("cancel", {"mode": "later"}, "#/mode"),
         ("cancel", {"force": True}, "#/force"),
+        ("cancel", [], "#"),
+        ("pause", {"mode": "now"}, "#/mode"),
+        ("resume", {"at": "once"}, "#/at"),
         ("retry", {"apply_suggestions": True}, "#/apply_suggestions"),
+        ("retry", {"apply_suggestion": "yes"}, "#/apply_suggestion"),
+        ("extend", {"epochs": "5"}, "#/epochs"),
+        ("extend", {"epochs": 1.5}, "#/epochs"),
+        ("extend", {}, "#/epochs"),
         ("extend", {"epochs": 0}, "#/epochs"),
         ("extend", {"epochs": 100_001}, "#/epochs"),
         ("extend", {"epoch": 5}, "#/epochs"),
@@ -106,10 +113,74 @@ def test_a_mistyped_body_is_refused(client: TestClient, db: Database, action: st
     assert queue.get(db, job.id).status == Status.FAILED
 
 
-def test_a_form_is_no_body(client: TestClient, db: Database) -> None:
+@pytest.mark.parametrize("action", ACTIONS)
+def test_a_form_is_no_body(client: TestClient, db: Database, action: str) -> None:
     job = job_with_status(db, Status.RUNNING)
-    assert_problem(client.post(f"/jobs/{job.id}/cancel", data={"mode": "now"}), 415, "unsupported_media_type")
+    answer = client.post(f"/jobs/{job.id}/{action}", data={"mode": "now"})
+    assert_problem(answer, 415, "unsupported_media_type")
+    assert "--json" in answer.json()["detail"]
+    assert client.post(f"/jobs/{job.id}/{action}", content=b"{}").status_code == 415
     assert queue.get(db, job.id).status == Status.RUNNING
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {},
+        {"content": b""},
+        {"content": iter([b""])},  # chunked, and then nothing comes
+        {"headers": {"Content-Type": "application/json"}},  # curl --json ''
+        {"headers": {"Content-Type": "application/x-www-form-urlencoded"}},  # curl -d ''
+        {"json": {}},
+        {"content": b"{}", "headers": {"Content-Type": "application/json; charset=utf-8"}},
+    ],
+)
+def test_what_can_be_left_out_can_be_left_out_in_every_way(
+    client: TestClient, db: Database, request_: dict[str, Any]
+) -> None:
+    job = job_with_status(db, Status.RUNNING)
+    for action, status in (("pause", "pausing"), ("resume", "running"), ("cancel", "cancelling")):
+        assert client.post(f"/jobs/{job.id}/{action}", **request_).json()["status"] == status
+    failed = job_with_status(db, Status.FAILED)
+    assert client.post(f"/jobs/{failed.id}/retry", **request_).json()["status"] == "queued"
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_a_body_that_is_no_json_is_refused(client: TestClient, db: Database, action: str) -> None:
+    job = job_with_status(db, Status.RUNNING)
+    for content, code in ((b"{'mode': 'now'}", "invalid_json"), (b'"\xff"', "invalid_request")):
+        headers = {"Content-Type": "application/json"}
+        assert_problem(client.post(f"/jobs/{job.id}/{action}", content=content, headers=headers), 400, code)
+    assert queue.get(db, job.id).status == Status.RUNNING
+
+
+def test_without_epochs_nothing_is_extended(client: TestClient, db: Database) -> None:
+    job = job_with_status(db, Status.SUCCEEDED)
+    assert_problem(client.post(f"/jobs/{job.id}/extend"), 422, "validation_error")
+    assert queue.get(db, job.id).status == Status.SUCCEEDED
+
+
+def test_too_many_epochs_in_sum_are_a_sentence(client: TestClient, db: Database) -> None:
+    job = running(db, epochs=1)
+    record(db, job, 1)
+    finish(db, job, Outcome.SUCCEEDED)
+    answer = ask(client, job.id, "extend", {"epochs": 100_000})
+    assert_problem(answer, 422, "validation_error")
+    assert answer.json()["errors"][0]["pointer"] == "#/epochs"
+    assert (queue.get(db, job.id).spec["epochs"], queue.get(db, job.id).status) == (1, Status.SUCCEEDED)
+
+
+def test_without_a_suggestion_there_is_none_to_apply(client: TestClient, db: Database) -> None:
+    job = job_with_status(db, Status.CANCELLED)
+    assert_problem(ask(client, job.id, "retry", {"apply_suggestion": True}), 409, "conflict")
+    assert ask(client, job.id, "retry", {"apply_suggestion": False}).json()["status"] == "queued"
+
+
+def test_a_paused_job_waits_for_nothing_but_its_owner(client: TestClient, db: Database) -> None:
+    job = job_with_status(db, Status.QUEUED)
+    assert client.get(f"/jobs/{job.id}").json()["queue"] is not None
+    assert ask(client, job.id, "pause").json()["queue"] is None
+    assert ask(client, job.id, "resume").json()["queue"] is not None
 
 
 @pytest.mark.parametrize("action", ACTIONS)
@@ -145,5 +216,6 @@ def test_work_that_would_find_no_space_is_refused(serve: Serve, db: Database) ->
     for path, body in (("/jobs", {}), (f"/jobs/{failed.id}/retry", None), (f"/jobs/{failed.id}/extend", {"epochs": 1})):
         answer = client.post(path, json=body) if body is not None else client.post(path)
         assert_problem(answer, 507, "disk_full")
+        assert "Delete datasets or jobs" in answer.json()["detail"]
     assert queue.get(db, failed.id).status == Status.FAILED
     assert client.post("/jobs?dry_run=true", json={}).status_code == 200  # it stores nothing

@@ -1,6 +1,6 @@
 """A database that does not answer, or is full: every address says so, in the one shape of errors, and recovers."""
 
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from tests.worker.jobs.making import job_with_status, make_ready
 from worker.jobs.db import Database
 from worker.jobs.states import Status
 
-JSON = {"Content-Type": "application/json"}
 Write = tuple[str, str, Any]
 
 
@@ -59,10 +58,8 @@ def locked(data_dir: Path) -> Iterator[None]:
 
 def writes(db: Database) -> list[Write]:
     """One request to each address that writes."""
-    failed, succeeded = job_with_status(db, Status.FAILED), job_with_status(db, Status.SUCCEEDED)
-    with db.write() as session:
-        session.merge(failed)
-    running, paused = job_with_status(db, Status.RUNNING), job_with_status(db, Status.PAUSED)
+    wanted = (Status.FAILED, Status.SUCCEEDED, Status.RUNNING, Status.PAUSED)
+    failed, succeeded, running, paused = (job_with_status(db, status) for status in wanted)
     return [
         ("POST", "/jobs", {}),
         ("POST", f"/jobs/{running.id}/cancel", None),
@@ -82,7 +79,9 @@ def test_a_lock_that_is_held_for_too_long_is_told_and_reading_goes_on(
     wanted = writes(db)
     with locked(data_dir):
         for method, path, body in wanted:
-            answer = impatient.request(method, path, json=body)
+            answer = TestClient(impatient.app).request(
+                method, path, json=body
+            )  # raises what is answered but not handled
             assert_told_without_details(answer, 503, "database_unavailable")
         assert impatient.get("/jobs").status_code == 200
         assert impatient.get("/healthz").status_code == 200
@@ -137,7 +136,10 @@ def full(db: Database) -> Iterator[None]:
     """The database may not grow, as on a disk without space."""
     with db.read() as session:
         pages = session.connection().exec_driver_sql("PRAGMA page_count").scalar_one()
-    limit: Callable[[Any, Any], None] = lambda connection, _: connection.execute(f"PRAGMA max_page_count={pages}")  # noqa: E731
+
+    def limit(connection: Any, _: object) -> None:
+        connection.execute(f"PRAGMA max_page_count={pages}")
+
     db.close()
     event.listen(db._engine, "connect", limit)
     try:

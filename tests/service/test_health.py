@@ -1,17 +1,21 @@
 """Health: alive is not the same as ready, and what is not ready says so."""
 
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from service.main import create_app
 from tests.service.conftest import Serve
 from tests.service.predictor import FakePredictor
+from tests.service.test_database_away import locked
 from worker.jobs import workers
 from worker.jobs.db import Database
 from worker.jobs.settings import Settings
@@ -82,6 +86,26 @@ def test_a_database_that_does_not_answer_makes_it_not_ready_but_alive(
     client.app.state.db = Database(f"sqlite:///{tmp_path / 'broken.db'}")
     assert readiness(client) == (503, {"database": False, "worker": False, "disk": True, "predictor": True})
     assert client.get("/healthz").status_code == 200
+
+
+def test_the_service_is_alive_while_all_its_threads_wait_for_the_database(serve: Serve, data_dir: Path) -> None:
+    client = serve()
+    assert client.portal is not None
+    with ThreadPoolExecutor(60) as clients:
+        with locked(data_dir):
+            waiting = [clients.submit(client.post, "/jobs", json={}) for _ in range(50)]
+            deadline, seen_busy = time.monotonic() + 20, 0
+            while seen_busy < 10 and time.monotonic() < deadline:
+                seen_busy = 0 if client.portal.call(free_threads) else seen_busy + 1
+                time.sleep(0.01)
+            assert seen_busy == 10
+            assert clients.submit(client.get, "/healthz").result(timeout=10).status_code == 200
+            assert not any(each.done() for each in waiting)
+        assert {each.result().status_code for each in waiting} == {201}
+
+
+async def free_threads() -> float:
+    return current_default_thread_limiter().available_tokens
 
 
 def test_the_predictor_lives_as_long_as_the_app(predictor: FakePredictor, data_dir: Path) -> None:

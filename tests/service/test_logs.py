@@ -6,7 +6,7 @@ from fastapi.testclient import TestClient
 
 from tests.service.test_errors import assert_problem
 from tests.worker.jobs.making import claim, finish, running
-from worker.jobs import queue
+from worker.jobs import control, queue
 from worker.jobs.attempt_logs import training_log
 from worker.jobs.db import Database
 from worker.jobs.spec import Spec
@@ -27,6 +27,9 @@ def test_a_job_that_never_began_has_no_log(client: TestClient, db: Database) -> 
         "next_since": 0,
         "terminal": False,
     }
+    control.cancel(db, job.id)  # now it never will
+    assert client.get(f"/jobs/{job.id}/logs").json()["terminal"] is True
+    assert_problem(client.get(f"/jobs/{job.id}/logs?attempt=1"), 404, "not_found")
 
 
 def test_a_log_is_read_as_it_grows(client: TestClient, db: Database, data_dir: Path) -> None:
@@ -86,3 +89,16 @@ def test_a_mistyped_query_is_refused(client: TestClient, db: Database) -> None:
     for query in ("since=-1", "limit=0", "limit=1001", "attempt=0", "tail=5", "since=99999999999999999999"):
         assert_problem(client.get(f"/jobs/{job.id}/logs?{query}"), 422, "validation_error")
     assert client.get(f"/jobs/{job.id}/logs?since=9007199254740991").json()["data"] == []
+
+
+def test_a_log_that_was_never_written_is_empty(client: TestClient, db: Database) -> None:
+    job = running(db)
+    empty = {"attempt": 1, "data": [], "next_since": 0, "terminal": False}
+    assert client.get(f"/jobs/{job.id}/logs").json() == empty
+    finish(db, job, Outcome.WORKER_LOST)
+    assert client.get(f"/jobs/{job.id}/logs").json() == empty | {"terminal": True}
+
+
+def test_a_job_that_is_not_there_has_no_log(client: TestClient, db: Database) -> None:
+    for job_id in ("x", "0" * 24, "..%2F..%2Fetc"):
+        assert_problem(client.get(f"/jobs/{job_id}/logs"), 404, "not_found")

@@ -1,16 +1,19 @@
 """Prediction: what the predictor is asked, and what is answered."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
 from tests.service.predictor import FakePredictor
+from tests.service.test_errors import assert_problem
 from tests.worker.jobs.making import finish, record, running, saved
-from worker.jobs import errors
+from worker.jobs import control, errors
 from worker.jobs.db import Database
 from worker.jobs.states import Outcome
 from worker.jobs.tables import Job
+from worker.jobs.wire import Prediction
 
 PNG = {"Content-Type": "image/png"}
 PICTURE = b"\x89PNG\r\n\x1a\n and so on"
@@ -185,6 +188,92 @@ def test_while_the_predictor_restarts_a_client_is_told_when_to_come_back(
     assert answer.headers["Retry-After"] == "1"
     predictor.ready = True
     assert predicted(client)["job"] == job.id
+
+
+Damaged = Callable[[set[str], Callable[[], None]], None]
+
+
+@pytest.fixture
+def damaged(predictor: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> Damaged:
+    """Has the predictor refuse the files at these paths; before it first does, something may happen."""
+    answer = predictor.predict
+
+    def install(paths: set[str], first: Callable[[], None]) -> None:
+        pending = [first]
+
+        async def predict(**request: Any) -> Prediction:
+            answered = await answer(**request)
+            if request["path"] not in paths:
+                return answered
+            if pending:
+                pending.pop()()
+            raise errors.CheckpointCorrupt
+
+        monkeypatch.setattr(predictor, "predict", predict)
+
+    return install
+
+
+def test_a_checkpoint_that_is_damaged_is_asked_once(
+    client: TestClient, predictor: FakePredictor, job: Job, damaged: Damaged
+) -> None:
+    damaged({saved(2).path}, lambda: None)
+    assert_problem(client.post("/predict", content=PICTURE, headers=PNG), 409, "checkpoint_corrupt")
+    assert len(predictor.asked) == 1
+
+
+def test_a_checkpoint_that_was_just_replaced_gives_way_to_the_new_one(
+    client: TestClient, predictor: FakePredictor, db: Database, damaged: Damaged
+) -> None:
+    job = running(db, checkpoints={"keep": "last"})
+    record(db, job, 1)
+    damaged({saved(1).path}, lambda: record(db, job, 2))
+    body = predicted(client, f"?job={job.id}&checkpoint=last", files=[("image", PICTURE), ("image", PICTURE)])
+    assert (body["checkpoint"]["epoch"], len(body["predictions"])) == (2, 2)
+    assert [asked["path"] for asked in predictor.asked] == [saved(1).path, saved(2).path, saved(2).path]
+
+
+def test_all_pictures_of_a_request_are_answered_by_one_checkpoint(
+    client: TestClient, predictor: FakePredictor, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = running(db, checkpoints={"keep": "last"})
+    record(db, job, 1)
+    answer = predictor.predict
+
+    async def predict(**request: Any) -> Prediction:
+        answered = await answer(**request)
+        if request["path"] == saved(1).path and len(predictor.asked) == 2:
+            record(db, job, 2)
+            raise errors.CheckpointCorrupt
+        return answered
+
+    monkeypatch.setattr(predictor, "predict", predict)
+    body = predicted(client, f"?job={job.id}", files=[("image", PICTURE)] * 3)
+    assert (body["checkpoint"], len(body["predictions"])) == ({"epoch": 2, "sha256": saved(2).sha256}, 3)
+    assert [asked["path"] for asked in predictor.asked] == [saved(1).path] * 2 + [saved(2).path] * 3
+
+
+def test_a_new_checkpoint_that_is_damaged_too_is_the_end(
+    client: TestClient, predictor: FakePredictor, db: Database, damaged: Damaged
+) -> None:
+    job = running(db, checkpoints={"keep": "last"})
+    record(db, job, 1)
+    damaged({saved(1).path, saved(2).path}, lambda: record(db, job, 2))
+    answer = client.post(f"/predict?job={job.id}", content=PICTURE, headers=PNG)
+    assert_problem(answer, 409, "checkpoint_corrupt")
+    assert len(predictor.asked) == 2
+
+
+def test_what_was_just_forgotten_or_deleted_is_not_found(
+    client: TestClient, db: Database, job: Job, damaged: Damaged
+) -> None:
+    other = running(db, checkpoints={"keep": "last"})
+    record(db, other, 1)
+    damaged({saved(1).path}, lambda: record(db, other, 2))
+    answer = client.post(f"/predict?job={other.id}&checkpoint=1", content=PICTURE, headers=PNG)
+    assert_problem(answer, 404, "not_found")
+    damaged({saved(2).path}, lambda: control.delete(db, job.id))
+    assert_problem(client.post(f"/predict?job={job.id}", content=PICTURE, headers=PNG), 404, "not_found")
 
 
 def test_one_bad_picture_fails_the_request(client: TestClient, predictor: FakePredictor, job: Job) -> None:

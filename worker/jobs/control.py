@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 from sqlalchemy import delete as delete_rows
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlmodel import Session, col
 
 from . import kept, queue
@@ -17,7 +17,7 @@ from .errors import Conflict, SpecRefused
 from .patches import keeps_training, patched
 from .spec import Checkpoints, Cosine, OneCycle, Spec
 from .states import TERMINAL, DatasetStatus, Status
-from .tables import Checkpoint, Dataset, Epoch, Job, ReportRow, StepCheckpoint
+from .tables import Attempt, Checkpoint, Dataset, Epoch, Job, ReportRow, StepCheckpoint
 
 _OF_A_TRAINING = (Epoch, Checkpoint, StepCheckpoint, ReportRow)
 
@@ -161,6 +161,8 @@ def _apply(session: Session, job: Job, patch: dict[str, Any] | None) -> None:
         return
     for table in _OF_A_TRAINING:
         session.execute(delete_rows(table).where(col(table.job_id) == job.id))
+    of_job = update(Attempt).where(col(Attempt.job_id) == job.id)
+    session.execute(of_job.values(resume=None, resume_reason=None))  # what they went on with is no more
     job.epoch = job.batch = job.batches = 0
     job.provenance = job.threads = None
 

@@ -4,7 +4,7 @@ import importlib
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -28,6 +28,7 @@ T = TypeVar("T")
 DATABASE_AWAY: Final = (OperationalError, InterfaceError)
 
 _BUSY_SECONDS = 30
+_CONNECT_SECONDS = 10
 _INSIST_SECONDS = 60.0  # how long a database may be away before an attempt gives up
 _MIGRATION_LOCK = 0x65706F63  # any constant: PostgreSQL's advisory locks are named by numbers
 _log = structlog.get_logger()
@@ -50,9 +51,21 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        turn = self._turn if self.is_sqlite else nullcontext()
-        with turn, Session(self._writing, expire_on_commit=False) as session, session.begin():
+        with self._its_turn(), Session(self._writing, expire_on_commit=False) as session, session.begin():
             yield session
+
+    @contextmanager
+    def _its_turn(self) -> Iterator[None]:
+        """Raises OperationalError when it does not come, as SQLite does when its lock is held for too long."""
+        if not self.is_sqlite:
+            yield
+        elif self._turn.acquire(timeout=_BUSY_SECONDS):
+            try:
+                yield
+            finally:
+                self._turn.release()
+        else:
+            raise OperationalError("BEGIN IMMEDIATE", {}, TimeoutError("other threads of this process write"))
 
     def migrate(self) -> None:
         """Brings the schema to this version; two processes that start together do it once.
@@ -183,5 +196,8 @@ def _set_journal_mode(connection: Any, mode: str) -> None:
 
 
 def _postgres_engine(url: str) -> Engine:
-    # pool_pre_ping: a restarted server costs a reconnect, not an error.
-    return create_engine(url, pool_size=40, max_overflow=0, pool_pre_ping=True)
+    # pool_pre_ping: a restarted server costs a reconnect, not an error. Nobody waits for ever: neither for a server
+    # that does not answer nor for a lock; the URL may say otherwise.
+    limits = {"connect_timeout": _CONNECT_SECONDS, "options": f"-c lock_timeout={_BUSY_SECONDS}s"}
+    waits = {name: value for name, value in limits.items() if name not in make_url(url).query}
+    return create_engine(url, pool_size=40, max_overflow=0, pool_pre_ping=True, connect_args=waits)
