@@ -20,10 +20,12 @@ def probe() -> Arithmetic:
     """Which setting of torch's fp32 products is both exact and fastest on this CPU.
 
     "medium" lets oneDNN take over from MKL, which on CPUs that are not Intel's runs at half speed; but on CPUs with
-    AMX it means bf16 (pytorch/pytorch#125386), so the error is measured. Runs parallel operations: never call it in
-    a process that will fork.
+    AMX it means bf16 (pytorch/pytorch#125386), so the error is measured. On one thread: two that wait for each other
+    beside a busy neighbour take ten times as long now and then, and equal jobs would get other last digits after a
+    restart of their worker.
     """
-    before = torch.get_float32_matmul_precision()
+    before, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
+    torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
     left, right = torch.randn(256, 784, generator=generator), torch.randn(784, 512, generator=generator)
     try:
@@ -31,6 +33,7 @@ def probe() -> Arithmetic:
         exact_seconds = _measure("highest", left, right)[1]
     finally:
         torch.set_float32_matmul_precision(before)
+        torch.set_num_threads(threads)
     return "medium" if error < EXACT_ERROR and seconds * _FASTER < exact_seconds else "highest"
 
 
