@@ -10,6 +10,7 @@ import typer
 from worker.jobs import logs
 from worker.jobs.starting import leave, open_database, read_settings
 
+from . import admin
 from . import serve as parent
 
 app = typer.Typer(
@@ -18,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Trains image models for whoever asks over HTTP.",
 )
+app.add_typer(admin.app, name="admin")
 
 
 @app.command()

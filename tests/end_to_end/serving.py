@@ -190,7 +190,7 @@ def _command(pid: int) -> str:
 def _output(pid: int) -> str:
     """The file that a process writes its standard output to."""
     try:
-        return os.readlink(f"/proc/{pid}/fd/1")
+        return str(Path(f"/proc/{pid}/fd/1").readlink())
     except OSError:
         return ""
 

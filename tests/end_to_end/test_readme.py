@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from service import admin
 from service.cli import app
 from tests.end_to_end.serving import environment
 from worker.jobs.settings import Settings
@@ -106,7 +107,7 @@ def test_the_walk(clone: Path, served: int) -> None:
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
         said.append(done.stdout)
     submitted, looked, cancelled, listed, predicted, refused, planned, reported, *said = said
-    controlled, extended, uploaded, shown, deleted, built_in = said
+    controlled, extended, uploaded, shown, deleted, built_in, backed_up = said
     assert '"status":"queued"' in submitted
     assert '"next_since":' in looked
     assert re.search(r'"status":"(cancelled|cancelling)"', cancelled)
@@ -128,6 +129,7 @@ def test_the_walk(clone: Path, served: int) -> None:
     assert deleted.strip() == ""
     jobs = httpx2.get(f"http://127.0.0.1:{served}/jobs?status=succeeded").json()["data"]
     assert '"status":"ready"' in built_in
+    assert "Nothing is wrong." in backed_up
     trained_on = [httpx2.get(f"http://127.0.0.1:{served}/jobs/{job['id']}").json()["spec"]["dataset"] for job in jobs]
     assert {"name": "shapes", "version": 1} in trained_on
 
@@ -189,4 +191,7 @@ def test_every_folder_and_file_of_its_map_exists() -> None:
 
 def test_every_command_it_names_is_a_command() -> None:
     commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
-    assert set(re.findall(r"`epochd (\w+)[ `]", README)) <= commands
+    groups = {group.name for group in app.registered_groups}
+    assert set(re.findall(r"`epochd (\w+)[ `]", README)) <= commands | groups
+    of_admin = {command.name or getattr(command.callback, "__name__", "") for command in admin.app.registered_commands}
+    assert set(re.findall(r"epochd admin (\w+)", README)) == of_admin

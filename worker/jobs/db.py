@@ -50,6 +50,13 @@ class Database:
             yield session
 
     @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """Reads everything as it is at one moment, whatever is written meanwhile."""
+        options = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}  # SQLite's transactions are that
+        with self._engine.connect().execution_options(**options) as connection, connection.begin():
+            yield connection
+
+    @contextmanager
     def write(self) -> Iterator[Session]:
         with self._its_turn(), Session(self._writing, expire_on_commit=False) as session, session.begin():
             yield session

@@ -84,6 +84,10 @@ class BadArchive(EpochdError):
     """This is not an archive that can be read: send a zip, tar or tar.gz."""
 
 
+class BadBackup(EpochdError):
+    """This is not a whole backup of epochd's."""
+
+
 class ArchiveTooLarge(EpochdError):
     """The archive holds more than this service accepts."""
 

@@ -1,0 +1,223 @@
+"""A backup is whole, comes back whole or not at all, and is taken while everything goes on."""
+
+import io
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+from sqlmodel import SQLModel, col
+
+from tests.postgres import Server
+from tests.worker.jobs.kept_files import contents, filled, record_with_files
+from tests.worker.jobs.making import BACKENDS, claim, everything
+from worker.jobs import backup, checking, queue
+from worker.jobs.backup import MANIFEST, ROWS
+from worker.jobs.db import Database
+from worker.jobs.errors import BadBackup, Conflict
+from worker.jobs.restore import restore
+from worker.jobs.spec import Checkpoints, Spec
+from worker.jobs.states import DatasetStatus, Outcome, Status
+from worker.jobs.tables import Dataset
+
+New = Callable[[str], tuple[Database, Path]]
+Change = Callable[[tarfile.TarInfo, bytes], list[tuple[tarfile.TarInfo, bytes]]]
+
+
+@pytest.fixture
+def new(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[New]:
+    """Makes an epochd that has nothing yet: its database and its data folder."""
+    made = []
+
+    def make(backend: str) -> tuple[Database, Path]:
+        data_dir = tmp_path_factory.mktemp("data")
+        if backend == "sqlite":
+            url = f"sqlite:///{data_dir / 'epochd.db'}"
+        else:
+            server: Server = request.getfixturevalue("postgres_server")
+            url = server.new_database()
+        db = Database(url)
+        db.migrate()
+        made.append(db)
+        return db, data_dir
+
+    yield make
+    for db in made:
+        db.close()
+
+
+def taken(db: Database, data_dir: Path) -> bytes:
+    out = io.BytesIO()
+    written = backup.write(db, data_dir, out)
+    assert written.missing == []
+    return out.getvalue()
+
+
+def rows(db: Database) -> dict[str, dict[tuple[Any, ...], dict[str, Any]]]:
+    """Of each table, by their keys; but for the workers'."""
+    with db.read() as session:
+        return {
+            table.name: {
+                tuple(row[column.name] for column in table.primary_key): dict(row)
+                for row in session.execute(table.select()).mappings()
+            }
+            for table in SQLModel.metadata.sorted_tables
+            if table.name != "workers"
+        }
+
+
+@pytest.mark.parametrize("origin", BACKENDS)
+@pytest.mark.parametrize("target", BACKENDS)
+def test_what_was_backed_up_comes_back(new: New, origin: str, target: str) -> None:
+    db, data_dir = new(origin)
+    job = filled(db, data_dir)
+    queue.finish(db, job.id, job.attempt, Outcome.RELEASED, max_attempts=3)
+    saved = taken(db, data_dir)
+    other, other_dir = new(target)
+    restore(other, other_dir, io.BytesIO(saved))
+    assert rows(other) == rows(db)
+    assert contents(other_dir) == contents(data_dir)
+    assert checking.check(other, other_dir, digests=True) == []
+    assert not list(data_dir.glob(".backup-*"))
+    assert not list(other_dir.glob(".restore-*"))
+
+
+def test_what_was_being_worked_on_is_given_back_and_costs_nothing(new: New) -> None:
+    db, data_dir = new("sqlite")
+    job = filled(db, data_dir)
+    other, other_dir = new("sqlite")
+    restore(other, other_dir, io.BytesIO(taken(db, data_dir)))
+    assert queue.get(db, job.id).status == Status.RUNNING
+    again = queue.get(other, job.id)
+    assert (again.status, again.worker_id) == (Status.QUEUED, None)
+    assert claim(other).id == job.id
+    with other.read() as session:
+        found = session.execute(select(col(Dataset.lost), col(Dataset.status))).all()
+    assert {row.lost for row in found} == {0}
+    assert {row.status for row in found} == {DatasetStatus.READY, DatasetStatus.UPLOADED}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_backup_of_an_epochd_that_works_agrees_with_itself(new: New, backend: str) -> None:
+    db, data_dir = new(backend)
+    job = filled(db, data_dir)
+    queue.finish(db, job.id, job.attempt, Outcome.RELEASED, max_attempts=3)
+    queue.enqueue(db, Spec(epochs=100_000, checkpoints=Checkpoints(keep="last")))
+    trained = [claim(db) for _ in range(3)][-1]
+    done = threading.Event()
+
+    def train() -> None:
+        epoch = 0
+        while not done.is_set():
+            epoch += 1
+            time.sleep(0.02)  # to train
+            kept = record_with_files(db, data_dir, trained, epoch)
+            for path in (data_dir / "jobs" / trained.id / "checkpoints").iterdir():
+                if str(path.relative_to(data_dir)) not in kept:
+                    path.unlink()
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    try:
+        backups = [taken(db, data_dir) for _ in range(5)]
+    finally:
+        done.set()
+        thread.join()
+    for saved in backups:
+        other, other_dir = new("sqlite")
+        restore(other, other_dir, io.BytesIO(saved))
+        assert checking.check(other, other_dir, digests=True) == []
+
+
+def test_a_file_that_is_missing_is_named_and_the_rest_is_backed_up(new: New) -> None:
+    db, data_dir = new("sqlite")
+    job = filled(db, data_dir)
+    (damaged,) = (data_dir / "jobs" / job.id / "checkpoints").glob("*.safetensors")
+    damaged.unlink()
+    out = io.BytesIO()
+    written = backup.write(db, data_dir, out)
+    assert written.missing == [str(damaged.relative_to(data_dir))]
+    other, other_dir = new("sqlite")
+    restore(other, other_dir, io.BytesIO(out.getvalue()))
+    (finding,) = checking.check(other, other_dir)
+    assert finding.subject == written.missing[0]
+
+
+def retarred(saved: bytes, change: Change) -> bytes:
+    """The backup with each of its members replaced."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=io.BytesIO(saved)) as old, tarfile.open(fileobj=out, mode="w") as changed:
+        for member in old:
+            file = old.extractfile(member)
+            assert file is not None
+            for info, body in change(member, file.read()):
+                info.size = len(body) if info.isreg() else 0
+                changed.addfile(info, io.BytesIO(body))
+    return out.getvalue()
+
+
+def stranger(name: str, kind: bytes = tarfile.REGTYPE) -> tuple[tarfile.TarInfo, bytes]:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, "/etc/passwd"
+    return info, b""
+
+
+def before_manifest(name: str, kind: bytes = tarfile.REGTYPE) -> Change:
+    return lambda info, body: [*([stranger(name, kind)] if info.name == MANIFEST else []), (info, body)]
+
+
+TAMPERED: dict[str, Change] = {
+    "a bit": lambda info, body: [(info, body if info.name in (MANIFEST, ROWS) else body[:-1] + b"?")],
+    "a file less": lambda info, body: [] if "state" in info.name else [(info, body)],
+    "a file more": before_manifest("files/jobs/x/more"),
+    "no manifest": lambda info, body: [] if info.name == MANIFEST else [(info, body)],
+    "no rows": lambda info, body: [] if info.name == ROWS else [(info, body)],
+    "a file behind the manifest": lambda info, body: [
+        (info, body),
+        *([stranger("files/jobs/x/more")] if info.name == MANIFEST else []),
+    ],
+    "a way out": before_manifest("files/jobs/../../../outside"),
+    "an absolute path": before_manifest("/tmp/outside"),
+    "a link": before_manifest("files/jobs/link", tarfile.SYMTYPE),
+    "a device": before_manifest("files/jobs/device", tarfile.CHRTYPE),
+    "another folder": before_manifest("files/workers/x.lock"),
+    "a name twice": lambda info, body: [(info, body), (info, body)],
+}
+
+
+@pytest.mark.parametrize("how", TAMPERED)
+def test_a_backup_that_was_tampered_with_is_refused_and_leaves_nothing(new: New, how: str) -> None:
+    db, data_dir = new("sqlite")
+    filled(db, data_dir)
+    other, other_dir = new("sqlite")
+    before = {path.name for path in other_dir.iterdir()}
+    with pytest.raises(BadBackup):
+        restore(other, other_dir, io.BytesIO(retarred(taken(db, data_dir), TAMPERED[how])))
+    assert {path.name for path in other_dir.iterdir()} == before
+    assert all(not found for found in everything(other).values())
+    assert not (other_dir.parent / "outside").exists()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
+def test_a_backup_that_is_cut_off_is_refused(new: New, share: float) -> None:
+    db, data_dir = new("sqlite")
+    filled(db, data_dir)
+    saved = taken(db, data_dir)
+    other, other_dir = new("sqlite")
+    with pytest.raises(BadBackup):
+        restore(other, other_dir, io.BytesIO(saved[: int(share * len(saved))]))
+    assert not (other_dir / "jobs").exists()
+
+
+def test_nothing_is_restored_over_what_there_is(new: New) -> None:
+    db, data_dir = new("sqlite")
+    filled(db, data_dir)
+    saved = taken(db, data_dir)
+    before = rows(db), contents(data_dir)
+    with pytest.raises(Conflict, match="already"):
+        restore(db, data_dir, io.BytesIO(saved))
+    assert (rows(db), contents(data_dir)) == before
