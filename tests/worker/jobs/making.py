@@ -1,9 +1,13 @@
 """What tests of jobs are made of."""
 
+from pathlib import Path
 from typing import Any
 
+from alembic import command
+from alembic.config import Config
 from sqlmodel import SQLModel
 
+import worker.jobs
 from worker.jobs import control, datasets, queue, records, versions
 from worker.jobs.card import Card
 from worker.jobs.db import Database
@@ -157,6 +161,15 @@ def empty(db: Database) -> None:
         for table in reversed(SQLModel.metadata.sorted_tables):
             session.execute(table.delete())
     make_ready(db)
+
+
+def upgrade(db: Database, revision: str) -> None:
+    """As an older epochd would have left an empty database."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(worker.jobs.__file__).parent / "migrations"))
+    with db.write() as session:
+        config.attributes["connection"] = session.connection()
+        command.upgrade(config, revision)
 
 
 def everything(db: Database) -> dict[str, list[str]]:

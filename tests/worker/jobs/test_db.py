@@ -10,18 +10,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from alembic import command
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DatabaseError
 from sqlmodel import SQLModel
 
-import worker.jobs
 from tests.postgres import Server
-from tests.worker.jobs.making import BACKENDS, make_ready, record, running
+from tests.worker.jobs.making import BACKENDS, make_ready, record, running, upgrade
 from worker.jobs import db as db_module
 from worker.jobs import queue, records, versions
 from worker.jobs.db import Database, journal_mode
@@ -274,12 +271,9 @@ def _constraints(db: Database) -> dict[str, list[str]]:
 
 def test_a_database_of_before_there_were_datasets_keeps_its_jobs(empty_url: str) -> None:
     db = Database(empty_url)
-    config = Config()
-    config.set_main_option("script_location", str(Path(worker.jobs.__file__).parent / "migrations"))
+    upgrade(db, "0001")
     at = "'2026-01-01 00:00:00.000000'"
     with db.write() as session:
-        config.attributes["connection"] = session.connection()
-        command.upgrade(config, "0001")
         for statement in (
             (
                 "INSERT INTO jobs (id, labels, spec, status, created_at, attempt, last_seq, epoch, batch, batches) "
