@@ -57,6 +57,7 @@ def _rows_of_the_third_revision() -> dict[str, list[dict[str, object]]]:
             | {"dataset_id": "3" * 24, "attempt": 2, "epoch": 1, "batch": 3, "phase": "training", "started_at": AT},
         ],
     }
+    named: dict[str, object] = dict.fromkeys(("path", "sha256", "state_path", "state_sha256"), "x")
     for job_id in (OLD, OTHER):
         attempt: dict[str, object] = {"job_id": job_id, "worker_id": "worker-1", "started_at": AT}
         ended = {"ended_at": AT, "outcome": "failed", "error": FAILED, "resumed_from": 1} if job_id == OLD else {}
@@ -75,8 +76,7 @@ def _rows_of_the_third_revision() -> dict[str, list[dict[str, object]]]:
                 for epoch in (1, 2)
             ],
             "checkpoints": [
-                {"job_id": job_id, "epoch": epoch, "attempt": 1, "created_at": AT, "bytes": 2**40}
-                | dict.fromkeys(("path", "sha256", "state_path", "state_sha256"), "x")
+                named | {"job_id": job_id, "epoch": epoch, "attempt": 1, "created_at": AT, "bytes": 2**40}
                 for epoch in (1, 2)
             ],
             "events": [
