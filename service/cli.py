@@ -5,7 +5,6 @@ import sys
 from importlib.metadata import version as installed_version
 from typing import Annotated
 
-import structlog
 import typer
 from worker.jobs import logs
 from worker.jobs.starting import leave, open_database, read_settings
@@ -38,9 +37,6 @@ def serve(
         listener = parent.listen(settings)
     except OSError as error:
         leave(1, f"cannot listen on {settings.host} port {settings.port}: {error.strerror}. Try --port 0.")
-    address, port_taken = listener.getsockname()[:2]
-    url = f"http://{f'[{address}]' if ':' in address else address}:{port_taken}"
-    structlog.get_logger().info("listening", url=url, docs=f"{url}/docs")
     raise typer.Exit(parent.run(listener, settings))
 
 

@@ -70,6 +70,9 @@ def run(listener: socket.socket, settings: Settings) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
+    address, port = listener.getsockname()[:2]
+    url = f"http://{f'[{address}]' if ':' in address else address}:{port}"
+    _log.info("listening", url=url, docs=f"{url}/docs")  # only now: whoever reads it may send a signal
     fd = listener.fileno()
     kept = [
         Kept("service", lambda: _start("service", "--fd", str(fd), pass_fds=(fd,))),

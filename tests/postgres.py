@@ -25,11 +25,37 @@ _USER = "epochd"
 _NOT_DURABLE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "listen_addresses=")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Server:
-    """A running server; anyone on this machine may connect to it."""
+    """A server; anyone on this machine may connect to it."""
 
     folder: Path
+    command: list[str | Path]
+    identity: dict[str, Any]  # who runs it
+
+    def start(self) -> None:
+        log = self.folder / "server.log"
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                self.command,
+                cwd=self.folder,
+                stdout=output,
+                stderr=output,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509  (one system call)
+                **self.identity,
+            )
+        _wait_until_ready(self, self.process, log)
+
+    def stop(self) -> None:
+        """At once: whoever is connected is cut off, and what is on the disk is as after a crash."""
+        self.process.send_signal(signal.SIGQUIT)
+        self.process.wait(_START_SECONDS)
+
+    def restart(self, seconds: float = 0.0) -> None:
+        """Nobody answers for so many seconds."""
+        self.stop()
+        time.sleep(seconds)
+        self.start()
 
     def url(self, database: str) -> str:
         return f"postgresql://{_USER}@/{database}?host={self.folder}"
@@ -56,33 +82,27 @@ def binaries() -> Path | None:
 
 
 @contextmanager
-def running(binaries: Path) -> Iterator[Server]:
-    """Starts a server; it is stopped and its folder removed afterwards, or when this process dies."""
+def running(binaries: Path, *, keeps_commits: bool = False) -> Iterator[Server]:
+    """Starts a server; it is stopped and its folder removed afterwards, or when this process dies.
+
+    `keeps_commits`: whether what is committed survives a stop of the server; it is slower.
+    """
     folder = Path(tempfile.mkdtemp(prefix="epochd-pg-"))  # a short path: a socket's has 107 bytes at most
     identity = _unprivileged(folder)
     try:
-        data, log = folder / "data", folder / "server.log"
+        data = folder / "data"
         initdb: list[str | Path] = [binaries / "initdb", "--no-sync", "--auth=trust", "--encoding=UTF8", "--locale=C"]
         subprocess.run(
             [*initdb, f"--username={_USER}", "-D", data], check=True, cwd=folder, stdout=subprocess.DEVNULL, **identity
         )
-        options = [part for option in _NOT_DURABLE for part in ("-c", option)]
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [binaries / "postgres", "-D", data, "-k", folder, "-c", "max_connections=200", *options],
-                cwd=folder,
-                stdout=output,
-                stderr=output,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509  (one system call)
-                **identity,
-            )
+        chosen = ["max_connections=200", *_NOT_DURABLE, *(["synchronous_commit=on"] if keeps_commits else [])]
+        options = [part for option in chosen for part in ("-c", option)]
+        server = Server(folder, [binaries / "postgres", "-D", data, "-k", folder, *options], identity)
         try:
-            server = Server(folder)
-            _wait_until_ready(server, process, log)
+            server.start()
             yield server
         finally:
-            process.send_signal(signal.SIGQUIT)  # PostgreSQL's immediate shutdown: nothing in there is kept
-            process.wait(_START_SECONDS)
+            server.stop()
     finally:
         shutil.rmtree(folder)
 

@@ -7,11 +7,11 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from worker.jobs.starting import start
 from worker.launchers.local import LocalLauncher
-from worker.supervisor import Supervisor
+from worker.supervisor import BUSY_SECONDS, Supervisor
 
 
 def main() -> None:
-    settings, db = start("worker")
+    settings, db = start("worker", BUSY_SECONDS)
     Supervisor(settings, db, LocalLauncher(settings)).run()
 
 

@@ -73,9 +73,14 @@ class Attempts:
                 self._kill_disowned(watched)
             elif wish is not Wish.GO_ON:
                 self._stop(watched, at_once=wish is Wish.STOP_NOW)
-            elif self._lane.stall_seconds is not None:
-                self._end_stalled(watched, self._lane.stall_seconds)
+            else:
+                self._end_if_stalled(watched)
         return len(self._running) < before
+
+    def end_stalled(self) -> None:
+        """What of watching needs no database."""
+        for watched in self._running.values():
+            self._end_if_stalled(watched)
 
     def ask_to_stop(self) -> None:
         for each in self:
@@ -103,8 +108,11 @@ class Attempts:
         if at_once or time.monotonic() > watched.stop_deadline:
             watched.process.kill()
 
-    def _end_stalled(self, watched: Watched, stall_seconds: float) -> None:
+    def _end_if_stalled(self, watched: Watched) -> None:
         """Says in the log where it hangs, then kills it."""
+        stall_seconds = self._lane.stall_seconds
+        if stall_seconds is None:
+            return
         if watched.stall_deadline is None and watched.process.seconds_still() > stall_seconds:
             _log.warning("attempt_stalled", pid=watched.process.pid, seconds=stall_seconds)
             watched.process.dump_stacks()

@@ -19,13 +19,14 @@ import structlog
 
 from worker.attempts import Attempts
 from worker.jobs import datasets, queue, workers
-from worker.jobs.db import DATABASE_AWAY, Database
+from worker.jobs.db import DATABASE_AWAY, Database, insist
 from worker.jobs.files import is_unlocked
 from worker.jobs.settings import Settings
 from worker.lanes import PreparingLane, TrainingLane
 from worker.launchers.local import LocalLauncher, wait_any
 from worker.sweeping import retain, sweep
 
+BUSY_SECONDS: Final = 2.0  # who waited longer for a lock would not see a training hang that holds it
 _DATABASE_RETRY_SECONDS: Final = 1.0
 _SWEEP_SECONDS: Final = 60.0
 _BUSY_POLLS: Final = 10
@@ -70,15 +71,18 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         with self._lock():
-            self._rescue(judge_leases=True)
+            insist(lambda: self._rescue(judge_leases=True))
             self._launcher.warm_up()
-            workers.register(self._db, self._id, socket.gethostname())  # only now: who cannot fork is no worker
+            # Only now: who cannot fork is no worker.
+            insist(lambda: workers.register(self._db, self._id, socket.gethostname()))
             _log.info("worker_ready", worker=self._id, slots=self._settings.resolved_slots)
             while not self._signals:
                 try:
                     self._tick()
                 except DATABASE_AWAY:  # the jobs train on meanwhile
                     _log.exception("database_away")
+                    for attempts in self._lanes:
+                        attempts.end_stalled()  # one of them may be what holds the database
                     time.sleep(_DATABASE_RETRY_SECONDS)
             self._give_back()
             with suppress(*DATABASE_AWAY):  # then the next worker finds the lock let go of

@@ -1,16 +1,20 @@
 """What kills need: a small dataset, twenty different jobs of a few seconds, and their bits."""
 
 import itertools
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx2
 
-from tests.end_to_end.serving import Epochd
+from tests.end_to_end.serving import Epochd, environment
 from tests.tiny import prepare_tiny
+from worker.jobs import leftovers, records
+from worker.jobs.db import Database
 
 TRAIN, TEST = 2_000, 400
 TERMINAL = ("succeeded", "failed", "cancelled")
@@ -96,11 +100,26 @@ def assert_undisturbed(server: Epochd, job_id: str, expected: Bits) -> None:
     assert job["resume"] in (None, "exact")
 
 
-def strays(data_dir: Path, server: Epochd, job_id: str) -> set[str]:
-    """Files of checkpoints that are not listed."""
-    folder = data_dir / "jobs" / job_id / "checkpoints"
-    listed = server.http.get(f"/jobs/{job_id}/checkpoints").json()["data"]
-    named = {f"epoch-{row['epoch']:06d}-attempt-" for row in listed}
-    with suppress(FileNotFoundError):
-        return {path.name for path in folder.iterdir() if not any(path.name.startswith(name) for name in named)}
-    return set()
+def assert_nothing_is_wrong(data_dir: Path, job_ids: list[str]) -> None:
+    """Rows agree with each other and with the files; of these jobs no file lies about that has no row."""
+    env = environment() | {"EPOCHD_DATA_DIR": str(data_dir)}
+    command = [sys.executable, "-m", "service.cli", "admin", "check", "--digests"]
+    checked = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    with database(data_dir) as db:
+        for job_id in job_ids:
+            assert checkpoint_files(data_dir, job_id) == set(records.files(db, job_id))
+
+
+@contextmanager
+def database(data_dir: Path) -> Iterator[Database]:
+    db = Database(f"sqlite:///{data_dir / 'epochd.db'}")
+    try:
+        yield db
+    finally:
+        db.close()
+
+
+def checkpoint_files(data_dir: Path, job_id: str) -> set[str]:
+    """All that lies there, half-written ones too; relative to the data folder."""
+    return {str(path.relative_to(data_dir)) for path in (data_dir / leftovers.checkpoints_folder(job_id)).glob("*")}

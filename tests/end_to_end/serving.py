@@ -92,9 +92,9 @@ class Epochd:
         """The training processes: forked from the preloaded one, and each the leader of a session."""
         return [pid for pid in self._forkserver_pids() if os.getsid(pid) == pid]
 
-    def trainings_of(self, job_id: str) -> list[int]:
-        """The processes that train this job: they write into its log."""
-        return [pid for pid in self.processes() if f"/jobs/{job_id}/attempt-" in _output(pid)]
+    def trainings_of(self, job_id: str, *, under: int | None = None) -> list[int]:
+        """The processes that train this job, and so write into its log; of another worker those `under` its process."""
+        return [pid for pid in _descendants(under or self.process.pid) if f"/jobs/{job_id}/attempt-" in _output(pid)]
 
     def preloaded_pid(self) -> int:
         (pid,) = [pid for pid in self._forkserver_pids() if os.getsid(pid) != pid]

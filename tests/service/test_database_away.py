@@ -40,7 +40,7 @@ def assert_told_without_details(answer: Any, status: int, code: str) -> None:
 @pytest.fixture
 def impatient(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> TestClient:
     """A service that waits for a lock of SQLite for an instant only."""
-    monkeypatch.setattr(worker.jobs.db, "_BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(worker.jobs.db, "BUSY_SECONDS", 0.05)
     return serve()
 
 

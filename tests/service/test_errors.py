@@ -29,6 +29,7 @@ INTERNAL = {
     errors.WeightsMissing,
     errors.WeightsUnfit,
     errors.ArchiveTooLarge,
+    errors.BadBackup,
     errors.UnsafePath,
     errors.DeviceUnavailable,
     errors.OutOfMemory,

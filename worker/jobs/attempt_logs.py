@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Final
 
 _TAIL_BYTES: Final = 2000
+_STACKS_BYTES: Final = 2**15  # that a faulthandler writes
+_DIED, _ASKED = b"\nFatal Python error: ", b"\nCurrent thread "  # how stacks begin
 _PAGE_BYTES: Final = 2**18
 
 
@@ -15,16 +17,25 @@ def training_log(job_id: str, attempt: int) -> str:
 
 
 def tail(path: Path, lines: int = 10) -> str | None:
-    """The last lines, of at most 2,000 bytes together; None where there are none."""
+    """The last lines, of at most 2,000 bytes together; None where there are none.
+
+    Where they are the stacks of a process that died or was asked what it is doing, it is their beginning.
+    """
     try:
         with path.open("rb") as file:
-            start = max(0, file.seek(0, 2) - _TAIL_BYTES)
+            start = max(0, file.seek(0, 2) - _STACKS_BYTES)
             file.seek(start)
-            said = file.read().decode(errors="replace").strip("\n")
+            said = file.read()
     except OSError:
         return None
-    found = said.split("\n")
-    if start and len(found) > 1:
+    stacks = (b"\n" + said).rfind(_DIED)
+    if stacks < 0:
+        stacks = (b"\n" + said).rfind(_ASKED)
+    if stacks >= 0:
+        return said[stacks:][:_TAIL_BYTES].decode(errors="replace").strip("\n")
+    cut = start or len(said) > _TAIL_BYTES
+    found = said[-_TAIL_BYTES:].decode(errors="replace").strip("\n").split("\n")
+    if cut and len(found) > 1:
         found = found[1:]  # the first one is cut
     return "\n".join(found[-lines:]) or None
 

@@ -27,7 +27,7 @@ T = TypeVar("T")
 # A server that restarts, a connection that broke, a lock that was held for too long: worth another try.
 DATABASE_AWAY: Final = (OperationalError, InterfaceError)
 
-_BUSY_SECONDS = 30
+BUSY_SECONDS: Final = 30.0
 _CONNECT_SECONDS = 10
 _INSIST_SECONDS = 60.0  # how long a database may be away before an attempt gives up
 _MIGRATION_LOCK = 0x65706F63  # any constant: PostgreSQL's advisory locks are named by numbers
@@ -37,11 +37,14 @@ _log = structlog.get_logger()
 class Database:
     """Sessions that read and sessions that write; a writing one commits when its block ends well."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, busy_seconds: float | None = None) -> None:
+        """`busy_seconds`: how long to wait for a lock; half a minute unless told otherwise."""
+        self._busy_seconds = BUSY_SECONDS if busy_seconds is None else busy_seconds
         # SQLite lets one write at a time and does not queue: threads of one process had better not fight for that.
         self._turn = threading.Lock()
         self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
-        self._engine = _sqlite_engine(url) if self.is_sqlite else _postgres_engine(url)
+        make = _sqlite_engine if self.is_sqlite else _postgres_engine
+        self._engine = make(url, self._busy_seconds)
         self._writing = self._engine.execution_options(epochd_writes=True)
 
     @contextmanager
@@ -66,7 +69,7 @@ class Database:
         """Raises OperationalError when it does not come, as SQLite does when its lock is held for too long."""
         if not self.is_sqlite:
             yield
-        elif self._turn.acquire(timeout=_BUSY_SECONDS):
+        elif self._turn.acquire(timeout=self._busy_seconds):
             try:
                 yield
             finally:
@@ -156,7 +159,7 @@ def _sqlite_driver() -> ModuleType:
         return importlib.import_module("sqlite3.dbapi2")
 
 
-def _sqlite_engine(url: str) -> Engine:
+def _sqlite_engine(url: str, busy_seconds: float) -> Engine:
     path = make_url(url).database
     if path:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -170,7 +173,7 @@ def _sqlite_engine(url: str) -> Engine:
         module=driver,
         pool_size=40,
         max_overflow=0,
-        connect_args={"timeout": _BUSY_SECONDS, "isolation_level": None, "check_same_thread": False},
+        connect_args={"timeout": busy_seconds, "isolation_level": None, "check_same_thread": False},
     )
 
     @event.listens_for(engine, "connect")
@@ -190,7 +193,7 @@ def _sqlite_engine(url: str) -> Engine:
 
 def _set_journal_mode(connection: Any, mode: str) -> None:
     """Changing the mode asks for the file alone and does not heed the busy timeout, so two starts at once must wait."""
-    deadline = time.monotonic() + _BUSY_SECONDS
+    deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:
             connection.execute(f"PRAGMA journal_mode={mode}")
@@ -202,9 +205,9 @@ def _set_journal_mode(connection: Any, mode: str) -> None:
             return
 
 
-def _postgres_engine(url: str) -> Engine:
+def _postgres_engine(url: str, busy_seconds: float) -> Engine:
     # pool_pre_ping: a restarted server costs a reconnect, not an error. Nobody waits for ever: neither for a server
     # that does not answer nor for a lock; the URL may say otherwise.
-    limits = {"connect_timeout": _CONNECT_SECONDS, "options": f"-c lock_timeout={_BUSY_SECONDS}s"}
+    limits = {"connect_timeout": _CONNECT_SECONDS, "options": f"-c lock_timeout={int(1000 * busy_seconds)}"}
     waits = {name: value for name, value in limits.items() if name not in make_url(url).query}
     return create_engine(url, pool_size=40, max_overflow=0, pool_pre_ping=True, connect_args=waits)

@@ -27,12 +27,15 @@ def read_settings() -> Settings:
         leave(EXIT_SETTINGS, *sentences)
 
 
-def open_database(settings: Settings) -> Database:
+def open_database(settings: Settings, busy_seconds: float | None = None) -> Database:
     """The database, its schema up to date, or the end of this process with exit code 1."""
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         db = Database(settings.resolved_database_url)
         db.migrate()
+        if busy_seconds is not None:  # to migrate may take longer
+            db.close()
+            db = Database(settings.resolved_database_url, busy_seconds=busy_seconds)
     except OSError as error:
         leave(EXIT_DATA, f"cannot use the data folder {settings.data_dir}: {error.strerror}")
     except ImportError:
@@ -44,11 +47,11 @@ def open_database(settings: Settings) -> Database:
     return db
 
 
-def start(process: str) -> tuple[Settings, Database]:
+def start(process: str, busy_seconds: float | None = None) -> tuple[Settings, Database]:
     """All three, for a process that is about to work."""
     logs.configure(process)
     settings = read_settings()
-    return settings, open_database(settings)
+    return settings, open_database(settings, busy_seconds)
 
 
 def leave(code: int, *sentences: str) -> NoReturn:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 DUMP_STACKS = signal.SIGUSR1
 _PRELOAD = "worker.launchers.preload"
 _PULSES = 4096  # read at once
-_LOOK_SECONDS = 2.0  # a worker looks more often than that
+_LOOK_SECONDS = 5.0  # a worker looks more often than that
 
 
 def preparing_log(dataset_id: str, attempt: int) -> str:

@@ -148,3 +148,23 @@ def test_a_page_of_bytes_that_are_no_text_still_gets_on(log: Path) -> None:
     found = pages(log)
     assert found[-1].next_since == 600_000
     assert {character for page in found for line in page.lines for character in line} == {"\ufffd"}
+
+
+STACKS = b"""{"event": "epoch_done"}
+Fatal Python error: Segmentation fault
+
+Current thread 0x00007f (most recent call first):
+  File "loops.py", line 40 in train_loop
+
+Extension modules: numpy, torch (total: 2)
+"""
+
+
+def test_the_tail_of_one_that_died_begins_with_what_it_died_of(log: Path) -> None:
+    log.write_bytes(STACKS)
+    assert (tail(log) or "").startswith("Fatal Python error: Segmentation fault\n\nCurrent thread")
+
+
+def test_the_tail_of_one_that_was_asked_where_it_is_says_that(log: Path) -> None:
+    log.write_bytes(STACKS.replace(b"Fatal Python error: Segmentation fault\n\n", b""))
+    assert (tail(log) or "").startswith("Current thread 0x00007f (most recent call first):\n  File")

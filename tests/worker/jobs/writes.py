@@ -44,10 +44,10 @@ OF_DATASETS: dict[str, Write] = {
 
 
 def of_attempts(*modules: ModuleType) -> set[str]:
-    """The names of the functions of these modules that write for an attempt: its number is their third parameter."""
+    """The names of the functions of these modules that write for an attempt: they take its number."""
     return {
         name
         for module in modules
         for name, function in inspect.getmembers(module, inspect.isfunction)
-        if not name.startswith("_") and list(inspect.signature(function).parameters)[:3:2] == ["db", "attempt"]
+        if not name.startswith("_") and {"db", "attempt"} <= set(inspect.signature(function).parameters)
     }
