@@ -38,12 +38,12 @@ unit: .venv/installed ## The unit tier, in seconds
 e2e: .venv/installed ## Over real HTTP with a real worker process, and the README's commands
 	$(PYTEST) -q tests/end_to_end
 
-chaos: .venv/installed ## Kill, freeze and corrupt what can be, a few times; `make chaos KILLS=200` for more
-	$(PYTEST) -q tests/chaos
+chaos: .venv/installed ## Kill, freeze and corrupt what can be, a few times (KILLS=200 for more)
+	$(PYTEST) -q -n 2 --dist loadfile tests/chaos
 
 chaos-long: .venv/installed ## The same with all kills, races, damages and restarts (an hour)
-	KILLS=200 ROUNDS=100 TERMS=50 CANCELS=100 WRITES=60 FLIPS=300 TRUNCATIONS=99 HOLD=10 LOAD_SECONDS=60 RESTARTS=10 \
-		RACES=full DATASET_KILLS=20 $(PYTEST) -q tests/chaos
+	KILLS=200 ROUNDS=100 TERMS=50 CANCELS=100 WRITES=60 FLIPS=300 CUTS=99 HOLD=10 LOAD_SECONDS=60 RESTARTS=10 \
+		FULL_SECONDS=75 RACES=full DATASET_KILLS=20 $(PYTEST) -q tests/chaos
 
 bench: .venv/installed ## Measure: epochd beside scripts and bare loops, one table of pairs (half an hour)
 	@$(BIN)/python -m tests.bench

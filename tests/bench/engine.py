@@ -49,7 +49,7 @@ def main() -> None:
     if arguments.what == "step":
         stock = _elsewhere(arguments.model, arguments.prepared, arguments.pictures)
     memory.keep_freed()
-    exact = arithmetic.probe()
+    exact = arithmetic.probe()[0]
     spec = Spec.model_validate(MODELS[arguments.model] | {"epochs": arguments.pairs + 1})
     data = first_pictures(arguments.prepared, arguments.pictures)
     preprocessing = whole.preprocessing(spec, data.card)

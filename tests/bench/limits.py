@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("epochs", type=int)
     arguments = parser.parse_args()
     torch.set_num_threads(cores())
-    torch.set_float32_matmul_precision(arithmetic.probe())
+    torch.set_float32_matmul_precision(arithmetic.probe()[0])
     training, testing = gflop(arguments.model)
     total = training * arguments.train + testing * arguments.test
     peak = peak_gflops(arguments.precision)

@@ -1,6 +1,6 @@
 """A job is cancelled or paused at any instant: it is saved and stays so, and when it goes on it gives the same bits.
 
-`CANCELS` of it, 10 unless told otherwise, and a fifth as many jobs that are paused again and again.
+`CANCELS` of it, 6 unless told otherwise, and a fifth as many jobs that are paused again and again.
 """
 
 import logging
@@ -19,7 +19,7 @@ from tests.end_to_end.serving import Epochd, epochd
 from worker.jobs import records
 from worker.jobs.db import Database
 
-CANCELS: Final = int(os.environ.get("CANCELS", "10"))
+CANCELS: Final = int(os.environ.get("CANCELS", "6"))
 SEED: Final = int(os.environ.get("SEED", "1"))
 MOST_SECONDS: Final = 10.0  # a generous bound: what is promised is 5, on a machine that has nothing else to do
 SETTINGS: Final = {"EPOCHD_SLOTS": "2", "EPOCHD_LEASE_SECONDS": "60"}

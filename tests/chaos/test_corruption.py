@@ -1,6 +1,6 @@
 """Checkpoints that are cut off while they are written, and that are damaged later: no job goes on from bad bytes.
 
-`WRITES` kills during a write, 6 unless told otherwise; `FLIPS` and `CUTS`: bits turned over and files cut short, 30
+`WRITES` kills during a write, 3 unless told otherwise; `FLIPS` and `CUTS`: bits turned over and files cut short, 30
 and 10 unless told otherwise.
 """
 
@@ -25,7 +25,7 @@ from worker.jobs.errors import CheckpointCorrupt
 from worker.jobs.tables import StepCheckpoint
 from worker.training import checkpoints
 
-WRITES = int(os.environ.get("WRITES", "6"))
+WRITES = int(os.environ.get("WRITES", "3"))
 FLIPS = int(os.environ.get("FLIPS", "30"))
 CUTS = int(os.environ.get("CUTS", "10"))
 SETTINGS = {

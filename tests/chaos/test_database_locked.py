@@ -1,6 +1,6 @@
 """A database that somebody else holds, and one that everybody wants at once: no job is taken for lost, nobody gets 500.
 
-`HOLD` seconds somebody holds the write lock, 4 unless told otherwise; `LOAD_SECONDS` last 8 writers and 50 readers, 8
+`HOLD` seconds somebody holds the write lock, 3 unless told otherwise; `LOAD_SECONDS` last 8 writers and 50 readers, 5
 unless told otherwise.
 """
 
@@ -25,8 +25,8 @@ from tests.chaos.ending import assert_ends_with, undisturbed
 from tests.end_to_end.serving import START_SECONDS, Epochd, environment, epochd
 from tests.tiny import prepare_tiny
 
-HOLD: Final = float(os.environ.get("HOLD", "4"))
-LOAD_SECONDS: Final = float(os.environ.get("LOAD_SECONDS", "8"))
+HOLD: Final = float(os.environ.get("HOLD", "3"))
+LOAD_SECONDS: Final = float(os.environ.get("LOAD_SECONDS", "5"))
 WRITERS, READERS = 8, 50
 # Leases that run out while the lock is held: to renew them late is no reason to lose a job.
 SETTINGS = {"EPOCHD_SLOTS": "1", "EPOCHD_LEASE_SECONDS": "2", "EPOCHD_HEARTBEAT_SECONDS": "0.5"}

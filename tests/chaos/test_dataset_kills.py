@@ -1,6 +1,6 @@
 """SIGKILL while a dataset is prepared: it ends whole, and nothing half-made is left.
 
-`DATASET_KILLS` instants, 4 unless told otherwise.
+`DATASET_KILLS` instants, 2 unless told otherwise.
 """
 
 import os
@@ -18,7 +18,7 @@ import pytest
 from tests.end_to_end.pictures import zip_of_prepared
 from tests.end_to_end.serving import Epochd, epochd
 
-KILLS = int(os.environ.get("DATASET_KILLS", "4"))
+KILLS = int(os.environ.get("DATASET_KILLS", "2"))
 PATIENT = {"EPOCHD_LEASE_SECONDS": "120", "EPOCHD_MAX_ATTEMPTS": "100"}
 PICTURES = {"train": 12_000, "test": 2_000}
 

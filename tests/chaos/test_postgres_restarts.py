@@ -1,6 +1,6 @@
 """epochd on PostgreSQL: the main job, and a database server that goes and comes back while a job trains.
 
-`RESTARTS`, 3 unless told otherwise; each time it is away for half a second to three.
+`RESTARTS`, 2 unless told otherwise; each time it is away for half a second to three.
 """
 
 import logging
@@ -19,7 +19,7 @@ from tests.chaos.ending import assert_ends_with, predict, undisturbed
 from tests.end_to_end.serving import JOB_SECONDS, Epochd, epochd
 from tests.tiny import prepare_tiny
 
-RESTARTS = int(os.environ.get("RESTARTS", "3"))
+RESTARTS = int(os.environ.get("RESTARTS", "2"))
 # A lease that runs out while the database is away: to renew it late is no reason to lose a job.
 SETTINGS = {"EPOCHD_SLOTS": "1", "EPOCHD_LEASE_SECONDS": "2", "EPOCHD_HEARTBEAT_SECONDS": "0.5"}
 SPEC: Final = {"threads": 1, "batch_size": 2}

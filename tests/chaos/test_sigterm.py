@@ -1,6 +1,6 @@
 """SIGTERM gives jobs back, saved inside their epoch, and costs no attempt; a second one leaves at once.
 
-`TERMS` of it, 4 unless told otherwise: one of them is a SIGINT, and some come while epochd starts.
+`TERMS` of it, 3 unless told otherwise: one of them is a SIGINT, and some come while epochd starts.
 """
 
 import logging
@@ -26,7 +26,7 @@ from tests.end_to_end.serving import Epochd, epochd
 from worker.jobs import queue, records
 from worker.jobs.db import Database
 
-TERMS: Final = int(os.environ.get("TERMS", "4"))
+TERMS: Final = int(os.environ.get("TERMS", "3"))
 SEED: Final = int(os.environ.get("SEED", "1"))
 CANCEL_SECONDS, GRACE_SECONDS = 5.0, 10.0
 SETTINGS: Final = {

@@ -83,6 +83,7 @@ class Progress:
 def record_start(
     db: Database, job_id: str, attempt: int, provenance: dict[str, Any], resumed: Resumed | None = None
 ) -> None:
+    """Forgets what lies behind the place where the attempt goes on."""
     values: dict[str, Any] = {}
     if resumed is not None:
         differs = resumed.differences
@@ -94,6 +95,12 @@ def record_start(
         }
     with db.write() as session:
         update_fenced(session, Job, job_id, attempt, provenance=provenance)
+        # What it could not go on from would hide what it is going to save; that will be trained again.
+        done = resumed.epoch if resumed else 0
+        for table in (Epoch, Checkpoint):
+            session.execute(delete(table).where(col(table.job_id) == job_id, col(table.epoch) > done))
+        if resumed is None or not resumed.batch:
+            session.execute(delete(StepCheckpoint).where(col(StepCheckpoint.job_id) == job_id))
         if values:
             session.execute(
                 update(Attempt).where(col(Attempt.job_id) == job_id, col(Attempt.number) == attempt).values(**values)

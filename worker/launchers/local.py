@@ -101,7 +101,7 @@ class LocalLauncher:
         os.environ.pop("EPOCHD_API_KEY", None)
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([_PRELOAD])
-        self.arithmetic = "highest"  # until the probe has said
+        self.arithmetic = ["highest"]  # until the probe has said
 
     def warm_up(self) -> None:
         """Starts the preloaded parent, waits until it can fork, and has a child find the fastest exact arithmetic.
@@ -127,7 +127,7 @@ class LocalLauncher:
     def prepare(self, dataset_id: str, attempt: int) -> Running:
         return self._start(_prepare, dataset_id, attempt)
 
-    def _start(self, target: Callable[..., NoReturn], row_id: str, attempt: int, *more: str) -> Running:
+    def _start(self, target: Callable[..., NoReturn], row_id: str, attempt: int, *more: list[str]) -> Running:
         name = f"epochd attempt {row_id}.{attempt}"
         ours, theirs = self._context.Pipe(duplex=False)
         args = (self._settings, row_id, attempt, theirs, *more)
@@ -151,7 +151,7 @@ def _check_preloaded(answer: Connection) -> None:
     answer.send(arithmetic.probe())
 
 
-def _train(settings: Settings, job_id: str, attempt: int, worker: Connection, exact: "Arithmetic") -> NoReturn:
+def _train(settings: Settings, job_id: str, attempt: int, worker: Connection, exact: "list[Arithmetic]") -> NoReturn:
     from worker.training import attempt as training  # already loaded: forked from the preloaded process
 
     os.set_blocking(worker.fileno(), False)

@@ -2,7 +2,7 @@
 
 import math
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any, Final, get_args
@@ -46,12 +46,12 @@ def run(
     settings: Settings,
     job_id: str,
     attempt: int,
-    exact: Arithmetic = "highest",
+    exact: Sequence[Arithmetic] = ("highest",),
     pulse: Callable[[Pulse], None] = lambda _: None,
 ) -> int:
     """Trains the job and settles it in the database. Returns the exit code of this process.
 
-    `exact`: the fp32 arithmetic that is exact and fast here; a job that began with another keeps that.
+    `exact`: the fp32 arithmetics that are exact here, the fastest first; a job keeps the one that it began with.
     """
     socket.setdefaulttimeout(_NETWORK_SECONDS)  # of torchvision's downloads
     db = Database(settings.resolved_database_url)
@@ -96,14 +96,14 @@ def _failure(attempt: "_Attempt", reporter: Reporter) -> Failure | None:
 
 class _Attempt:
     def __init__(
-        self, db: Database, settings: Settings, job: Job, attempt: int, reporter: Reporter, exact: Arithmetic
+        self, db: Database, settings: Settings, job: Job, attempt: int, reporter: Reporter, exact: Sequence[Arithmetic]
     ) -> None:
         assert job.dataset_id is not None
         self._db, self._settings, self._number, self._reporter = db, settings, attempt, reporter
         self._job, self._spec = job, Spec.model_validate(job.spec)
         self._threads = job.threads or cores()
-        began_with = (job.provenance or {}).get("arithmetic", exact)
-        self._exact: Arithmetic = exact if began_with == "medium" else "highest"  # "medium" need not be exact here
+        began_with = (job.provenance or {}).get("arithmetic")
+        self._exact = next((each for each in exact if each == began_with), exact[0])
         self._dataset = versions.by_id(db, job.dataset_id)
         self._place = checkpoints.Place(settings.data_dir, job.id, attempt, settings.min_free_bytes)
 
@@ -199,7 +199,7 @@ class _Attempt:
         return True
 
     def _on_corrupt(self, epoch: int, sentence: str) -> None:
-        self.note(EventKind.CHECKPOINT_CORRUPT, epoch, f"{sentence}; the training goes on from an older one.")
+        self.note(EventKind.CHECKPOINT_CORRUPT, epoch, f"{sentence}; the training goes on from before it.")
 
     def _on_smaller(self, tried: int, now: int) -> None:
         detail = f"{tried} pictures at once did not fit into memory; from here on {now} go through the network at once."

@@ -259,9 +259,7 @@ def test_a_corrupt_checkpoint_inside_an_epoch_costs_that_part_of_it(
     assert (second.resumed_from, second.resumed_batch) == (1, 0)
     (event,) = records.events(db, job.id)
     assert event.kind == EventKind.CHECKPOINT_CORRUPT
-    assert (
-        event.detail == "The checkpoint behind batch 3 of epoch 2 is corrupt; the training goes on from an older one."
-    )
+    assert event.detail == "The checkpoint behind batch 3 of epoch 2 is corrupt; the training goes on from before it."
 
 
 def test_what_an_attempt_that_was_killed_has_left_is_removed_by_the_next(
@@ -564,10 +562,10 @@ def test_arithmetic_that_need_not_be_exact_here_is_not_taken_over(
     assert job is not None
     with monkeypatch.context() as patch:
         stop_after(9 + 3, patch)
-        training.run(settings, job_id, 1, "medium")
+        training.run(settings, job_id, 1, ["medium"])
     torch.set_float32_matmul_precision("highest")
     queue.finish(db, job_id, 1, Outcome.RELEASED, max_attempts=3)
-    run()  # on a machine whose probe says "highest"
+    run()  # on a machine where only "highest" is exact
     provenance = queue.get(db, job_id).provenance
     assert provenance is not None
     assert provenance["arithmetic"] == "highest"
@@ -662,3 +660,20 @@ def error_of(job: Job) -> dict[str, Any]:
     assert job.error is not None
     json.dumps(job.error)
     return job.error
+
+
+def test_a_job_keeps_its_arithmetic_where_another_is_faster_now(
+    settings: Settings, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready_tiny(db, settings.data_dir)
+    job_id = submit(db)
+    before = torch.get_float32_matmul_precision()
+    for attempt, exact in ((1, ["highest", "medium"]), (2, ["medium", "highest"])):
+        assert queue.claim(db, "worker", 30) is not None
+        with monkeypatch.context() as patch:
+            stop_after(9 + 3, patch)
+            training.run(settings, job_id, attempt, exact)  # type: ignore[arg-type]
+        queue.finish(db, job_id, attempt, Outcome.RELEASED, max_attempts=3)
+    torch.set_float32_matmul_precision(before)
+    assert (queue.get(db, job_id).provenance or {})["arithmetic"] == "highest"
+    assert records.attempts(db, job_id)[1].resume == "exact"
