@@ -11,8 +11,9 @@ TORCH_INDEX_URL ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
+SHORT := sigkill races fencing sigterm cancel poison dataset_kills
 
-.PHONY: help demo serve test lint types unit e2e chaos chaos-long bench bench-datasets image-check clean
+.PHONY: help demo serve test lint types unit e2e chaos-short chaos chaos-long bench bench-datasets image-check clean
 
 help: ## Show this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -23,7 +24,7 @@ demo: .venv/installed ## The main job, end to end: train FashionMNIST over HTTP,
 serve: .venv/installed ## Service and worker in the foreground on EPOCHD_PORT (8000); Ctrl-C stops both
 	@exec $(BIN)/epochd serve
 
-test: lint types unit e2e chaos ## Everything that must hold: lint, types, all test tiers
+test: lint types unit e2e chaos-short ## Everything that must hold: lint, types, all test tiers
 
 lint: .venv/installed ## ruff: format, lint, import rules
 	$(BIN)/ruff format --check .
@@ -38,8 +39,11 @@ unit: .venv/installed ## The unit tier, in seconds
 e2e: .venv/installed ## Over real HTTP with a real worker process, and the README's commands
 	$(PYTEST) -q tests/end_to_end
 
+chaos-short: .venv/installed ## Twenty kills, races, and a few of everything else that takes seconds
+	ROUNDS=2 TERMS=2 CANCELS=4 $(PYTEST) -q $(addprefix tests/chaos/test_,$(addsuffix .py,$(SHORT)))
+
 chaos: .venv/installed ## Kill, freeze and corrupt what can be, a few times (KILLS=200 for more)
-	$(PYTEST) -q -n 2 --dist loadfile tests/chaos
+	$(PYTEST) -q tests/chaos
 
 chaos-long: .venv/installed ## The same with all kills, races, damages and restarts (an hour)
 	KILLS=200 ROUNDS=100 TERMS=50 CANCELS=100 WRITES=60 FLIPS=300 CUTS=99 HOLD=10 LOAD_SECONDS=60 RESTARTS=10 \

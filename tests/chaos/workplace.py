@@ -20,8 +20,8 @@ TRAIN, TEST = 2_000, 400
 TERMINAL = ("succeeded", "failed", "cancelled")
 PATIENCE_SECONDS = 900.0
 
-_BASE: dict[str, Any] = {"threads": 1, "batch_size": 32, "model": {"hidden": [64], "dropout": 0.2}, "epochs": 20}
-_CNN: dict[str, Any] = {"model": {"name": "cnn", "channels": [4, 8], "hidden": 16, "dropout": 0.2}, "epochs": 5}
+_BASE: dict[str, Any] = {"threads": 1, "batch_size": 32, "model": {"hidden": [64], "dropout": 0.2}, "epochs": 12}
+_CNN: dict[str, Any] = {"model": {"name": "cnn", "channels": [4, 8], "hidden": 16, "dropout": 0.2}, "epochs": 3}
 _SGD: dict[str, Any] = {"optimizer": {"lr": 0.02, "momentum": 0.9}}
 _ADAMW: dict[str, Any] = {"optimizer": {"name": "adamw", "lr": 0.001}}
 _AUGMENTED: dict[str, Any] = {"augmentation": {"flip": "horizontal", "shift": 2, "cutout": 6}}
