@@ -5,8 +5,8 @@ are linked into a folder of their own first: what is deleted meanwhile is still 
 comes last, with the digest of everything: what has none is no backup.
 """
 
+import fcntl
 import hashlib
-import json
 import os
 import shutil
 import tarfile
@@ -15,11 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import IO, Final
 
 from pydantic import BaseModel
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, text
 from sqlmodel import Session, SQLModel, col
 
 from . import versions
@@ -43,7 +44,9 @@ class Entry(BaseModel):
 
 class Manifest(BaseModel):
     format: int
-    created_at: datetime
+    epochd: str  # the version that wrote it
+    revision: str  # of its rows' schema
+    created_at: datetime  # its rows are as of then
     entries: dict[str, Entry]  # by their names in the tar file
 
 
@@ -56,18 +59,24 @@ class Written:
 
 def write(db: Database, data_dir: Path, target: IO[bytes]) -> Written:
     """Streams a backup. Raises OSError."""
-    with _scratch(data_dir) as scratch:
-        missing = _collect(db, data_dir, scratch)
+    with scratch_folder(data_dir, SCRATCH) as scratch:
+        rows = _collect(db, data_dir, scratch)
         entries: dict[str, Entry] = {}
         with tarfile.open(fileobj=target, mode="w|", format=tarfile.PAX_FORMAT) as tar:
             for path in sorted(path for path in scratch.rglob("*") if path.is_file()):
                 name = str(path.relative_to(scratch))
                 entries[name] = _add(tar, path, name)
-            manifest = Manifest(format=FORMAT, created_at=datetime.now(UTC), entries=entries)
+            manifest = Manifest(
+                format=FORMAT,
+                epochd=installed_version("epochd"),
+                revision=rows.revision,
+                created_at=rows.at,
+                entries=entries,
+            )
             said = scratch / MANIFEST
-            said.write_text(json.dumps(manifest.model_dump(mode="json")))
+            said.write_text(manifest.model_dump_json())
             _add(tar, said, MANIFEST)
-        return Written(len(entries) - 1, sum(entry.bytes for entry in entries.values()), missing)
+        return Written(len(entries) - 1, sum(entry.bytes for entry in entries.values()), rows.missing)
 
 
 def copy_rows(source: Connection, target: Connection) -> None:
@@ -81,32 +90,46 @@ def copy_rows(source: Connection, target: Connection) -> None:
 
 
 @contextmanager
-def _scratch(data_dir: Path) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=data_dir))
+def scratch_folder(data_dir: Path, prefix: str) -> Iterator[Path]:
+    """A folder that goes at the end. It is locked until then: one that is not is what a kill left behind."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=data_dir))
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
 
 
-def _collect(db: Database, data_dir: Path, scratch: Path) -> list[str]:
-    """The rows and links to their files. Returns the files that are not there, even behind several snapshots."""
+@dataclass(frozen=True)
+class _Rows:
+    at: datetime
+    revision: str
+    missing: list[str]  # files that are not there, even behind several snapshots
+
+
+def _collect(db: Database, data_dir: Path, scratch: Path) -> _Rows:
+    """The rows and links to their files."""
     for _ in range(_SNAPSHOTS):
         for name in (ROWS, FILES):
             path = scratch / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         rows = Database(f"sqlite:///{scratch / ROWS}")
         rows.migrate()
+        at = datetime.now(UTC)
         try:
             with db.snapshot() as source, rows.write() as target:
                 # At once: a checkpoint that is not kept may go any moment.
                 missing = [path for path in _named(source, data_dir) if not _link(data_dir, path, scratch / FILES)]
                 copy_rows(source, target.connection())
+                revision = target.execute(text("SELECT version_num FROM alembic_version")).scalar_one()
         finally:
             rows.close()  # which writes everything into the one file
         if not missing:
             break
-    return missing
+    return _Rows(at, revision, missing)
 
 
 def _named(source: Connection, data_dir: Path) -> list[str]:
@@ -130,17 +153,15 @@ def _named(source: Connection, data_dir: Path) -> list[str]:
 
 def _link(data_dir: Path, path: str, files: Path) -> bool:
     """Whether it was there. What rows name is never changed in place, so a link keeps it as it is."""
-    target = files / path
+    source, target = data_dir / path, files / path
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        os.link(data_dir / path, target)
+        os.link(source, target)
     except FileNotFoundError:
         return False
-    except PermissionError:  # a folder, where a prepared dataset has no files
-        return False
-    except OSError:  # a file system without links
-        with suppress(FileNotFoundError):
-            shutil.copyfile(data_dir / path, target)
+    except OSError:  # a file system without links, or with a file of somebody else's
+        with suppress(FileNotFoundError, IsADirectoryError):  # a folder, where a prepared dataset has no files
+            shutil.copyfile(source, target)
             return True
         return False
     return True

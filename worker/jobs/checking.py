@@ -1,5 +1,7 @@
 """Whether rows agree with each other and with the files: for `epochd admin check`."""
 
+import fcntl
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,9 +41,20 @@ def check(db: Database, data_dir: Path, *, digests: bool = False) -> list[Findin
         known = _Known(session)
     found += _of_files(db, data_dir, named, digests=digests)
     found += [
-        Finding(path, "nothing names this.", is_orphan=True) for path in seen if not known.speaks_for(path, named)
+        Finding(path, "nothing names this.", is_orphan=True)
+        for path in seen
+        if not known.speaks_for(path, named) and (data_dir / path).exists()  # it may be gone with its row by now
     ]
     return found
+
+
+def counts(db: Database) -> dict[str, int]:
+    """How much there is to be wrong."""
+    tables = {"jobs": Job, "checkpoints": Checkpoint, "datasets": Dataset}
+    with db.read() as session:
+        return {
+            name: session.execute(select(func.count()).select_from(each)).scalar_one() for name, each in tables.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -78,6 +91,7 @@ def _of_jobs(session: Session) -> Iterator[Finding]:
         .group_by(col(Checkpoint.job_id))
         .subquery()
     )
+    inside = select(col(StepCheckpoint.job_id).label("job_id"), col(StepCheckpoint.epoch).label("epoch")).subquery()
     attempts = (
         select(
             col(Attempt.job_id).label("job_id"),
@@ -100,6 +114,7 @@ def _of_jobs(session: Session) -> Iterator[Finding]:
             func.coalesce(epochs.c.last, 0).label("last_epoch"),
             func.coalesce(epochs.c.seq, 0).label("seq"),
             func.coalesce(checkpoints.c.last, 0).label("last_checkpoint"),
+            func.coalesce(inside.c.epoch, 0).label("inside"),
             func.coalesce(attempts.c.rows, 0).label("attempts"),
             func.coalesce(attempts.c.last, 0).label("last_attempt"),
             func.coalesce(attempts.c.open, 0).label("open"),
@@ -107,6 +122,7 @@ def _of_jobs(session: Session) -> Iterator[Finding]:
         )
         .outerjoin(epochs, epochs.c.job_id == col(Job.id))
         .outerjoin(checkpoints, checkpoints.c.job_id == col(Job.id))
+        .outerjoin(inside, inside.c.job_id == col(Job.id))
         .outerjoin(attempts, attempts.c.job_id == col(Job.id))
         .order_by(col(Job.id))
     )
@@ -119,6 +135,8 @@ def _of_job(row: Any) -> Iterator[str]:
         yield f"it has {row.epochs} rows of metrics for {row.last_epoch} epochs."
     if row.last_checkpoint != row.last_epoch:
         yield f"its newest checkpoint is of epoch {row.last_checkpoint}, its newest metrics of epoch {row.last_epoch}."
+    if row.inside > row.last_epoch + 1:  # a smaller one is of an epoch that is done: nobody goes on from it
+        yield f"it has a checkpoint inside epoch {row.inside}, its newest metrics are of epoch {row.last_epoch}."
     if row.last_seq < row.seq:
         yield f"its last seq is {row.last_seq}, that of its newest metrics {row.seq}."
     if not row.attempts == row.last_attempt == row.attempt:
@@ -186,9 +204,26 @@ def _problem(path: Path, file: _File, *, digests: bool) -> str | None:
 def _files(data_dir: Path) -> list[str]:
     """What there is and is not just being made, as far as rows should speak for it."""
     found = [*(data_dir / "jobs").glob("*"), *(data_dir / "jobs").glob("*/checkpoints/*")]
-    found += [*(data_dir / "datasets").glob("*"), *(data_dir / "uploads").glob("*")]
-    found += [*data_dir.glob(f"{BACKUP_SCRATCH}*"), *data_dir.glob(f"{RESTORE_SCRATCH}*")]
+    found += (data_dir / "datasets").glob("*")
+    locked = [*(data_dir / "uploads").glob("*"), *data_dir.glob(f"{BACKUP_SCRATCH}*")]  # while somebody is at it
+    locked += data_dir.glob(f"{RESTORE_SCRATCH}*")
+    found += [path for path in locked if not _is_held(path)]
     return [str(path.relative_to(data_dir)) for path in found if _age(path) > _YOUNG_SECONDS]
+
+
+def _is_held(path: Path) -> bool:
+    """Whether a process has this file or folder locked, or may have for all that can be told."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _age(path: Path) -> float:
@@ -205,7 +240,7 @@ class _Known:
         jobs = session.execute(select(col(Job.id), col(Job.attempt), col(Job.status))).all()
         self._jobs = {row.id: row for row in jobs}
         datasets = session.execute(select(Dataset)).scalars().all()
-        self._datasets = {each.id for each in datasets} | {Path(versions.folder(each)).name for each in datasets}
+        self._datasets = {key: each.status for each in datasets for key in (each.id, Path(versions.folder(each)).name)}
 
     def speaks_for(self, path: str, named: dict[str, _File]) -> bool:
         top, *rest = Path(path).parts
@@ -216,7 +251,13 @@ class _Known:
         if top == "jobs":
             job = self._jobs.get(rest[0])  # without a row its whole folder is found
             return job is None or (job.status in OWNED and attempt_of(Path(path)) == job.attempt)
-        if top == "datasets":  # with its log, or with what is being made of it
-            name = rest[0].removeprefix(versions.SCRATCH)
-            return bool({name, name.partition(".")[0], name.rpartition("-")[0]} & self._datasets)
-        return False
+        return top == "datasets" and self._of_dataset(rest[0])
+
+    def _of_dataset(self, name: str) -> bool:
+        """What is being made, what is made (one of which the row does not say so yet waits to be found), and logs."""
+        if name.startswith(versions.SCRATCH):
+            made = name.removeprefix(versions.SCRATCH).rpartition("-")[0]
+            return self._datasets.get(made) == DatasetStatus.PREPARING
+        folder, is_log, _ = name.partition(".")
+        gone = (None, DatasetStatus.DELETED) if is_log else (None, DatasetStatus.DELETED, DatasetStatus.INVALID)
+        return self._datasets.get(folder) not in gone

@@ -1,18 +1,20 @@
 """Restoring a backup into an epochd that has nothing yet, on SQLite or PostgreSQL."""
 
 import hashlib
+import os
 import shutil
 import tarfile
-import tempfile
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Final
 
 from pydantic import ValidationError
 from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import col
 
 from . import datasets, queue
-from .backup import FILES, FORMAT, MANIFEST, ROWS, Entry, Manifest, copy_rows
+from .backup import FILES, FORMAT, MANIFEST, ROWS, Entry, Manifest, copy_rows, scratch_folder
 from .db import Database
 from .errors import BadBackup, Conflict
 from .files import fsync, is_unlocked
@@ -31,38 +33,47 @@ def restore(db: Database, data_dir: Path, source: IO[bytes]) -> Manifest:
     Raises Conflict where there is something already, BadBackup, SchemaTooNew, and OSError.
     """
     _require_nothing(db, data_dir)
-    scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=data_dir))
     moved: list[Path] = []
-    try:
+    with scratch_folder(data_dir, SCRATCH) as scratch:
         manifest = _unpack(source, scratch)
         rows = Database(f"sqlite:///{scratch / ROWS}")
         try:
             rows.migrate()  # of an older epochd, perhaps
-            for name in _FOLDERS:
-                if (scratch / FILES / name).exists():
-                    shutil.rmtree(data_dir / name, ignore_errors=True)  # an empty one
-                    (scratch / FILES / name).rename(data_dir / name)
-                    moved.append(data_dir / name)
-            fsync(data_dir)
+            _release(rows)
+            os.sync()  # before rows say that the files are there
+            _move(scratch / FILES, data_dir, moved)
             with rows.snapshot() as old, db.write() as session:
                 copy_rows(old, session.connection())
+        except BaseException as error:
+            for path in moved:
+                shutil.rmtree(path, ignore_errors=True)
+            if isinstance(error, SQLAlchemyError | ValueError):
+                why = str(getattr(error, "orig", error)).splitlines()[0]
+                raise BadBackup(f"The rows of the backup cannot be brought back: {why}") from error
+            raise
         finally:
             rows.close()
-    except BaseException:
-        for path in moved:
-            shutil.rmtree(path, ignore_errors=True)
-        raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    _release(db)
     return manifest
+
+
+def _move(files: Path, data_dir: Path, moved: list[Path]) -> None:
+    """Each folder at once; `moved` says which are there."""
+    for name in _FOLDERS:
+        if (files / name).exists():
+            with suppress(FileNotFoundError):
+                (data_dir / name).rmdir()  # an empty one
+            (files / name).rename(data_dir / name)
+            moved.append(data_dir / name)
+    fsync(data_dir)
 
 
 def _require_nothing(db: Database, data_dir: Path) -> None:
     with db.read() as session:
         has_rows = any(session.execute(select(col(table.id)).limit(1)).first() for table in (Job, Dataset))
     if has_rows or any(True for name in _FOLDERS for _ in (data_dir / name).glob("*")):
-        raise Conflict("There are jobs or datasets here already; restore into an empty data folder and database.")
+        raise Conflict(
+            "There are jobs, datasets, uploads or weights here already; restore into an empty data folder and database."
+        )
     if any(not is_unlocked(path) for path in (data_dir / "workers").glob("*.lock")):
         raise Conflict("A worker is running on this data folder; stop it first.")
 

@@ -1,12 +1,14 @@
 """What is wrong is found; what is as it should be is not."""
 
+import fcntl
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+from sqlmodel import Session
 
 from tests.worker.jobs.kept_files import filled, make_old, put
-from worker.jobs import checking, control, queue, records
+from worker.jobs import checking, control, datasets, queue, records, versions
 from worker.jobs.checking import check
 from worker.jobs.db import Database
 from worker.jobs.leftovers import checkpoints_folder
@@ -46,6 +48,14 @@ def test_nothing_is_wrong(db: Database, tmp_path: Path, job: Job) -> None:
         (
             "DELETE FROM checkpoints WHERE job_id = :job",
             "its newest checkpoint is of epoch 0, its newest metrics of epoch 1.",
+        ),
+        (
+            "UPDATE step_checkpoints SET epoch = 3 WHERE job_id = :job",
+            "it has a checkpoint inside epoch 3, its newest metrics are of epoch 1.",
+        ),
+        (
+            "UPDATE attempts SET number = 0 WHERE job_id = :job",
+            "it is at attempt 1 and has 1, up to number 0.",
         ),
     ],
 )
@@ -143,3 +153,64 @@ def test_a_checkpoint_that_is_let_go_of_meanwhile_is_no_finding(
 
     monkeypatch.setattr(checking, "_problem", meanwhile)
     assert check(db, tmp_path) == []
+
+
+def test_a_checkpoint_inside_an_epoch_that_is_done_is_no_finding(db: Database, tmp_path: Path, job: Job) -> None:
+    do(db, "UPDATE step_checkpoints SET epoch = 1 WHERE job_id = :job", job)
+    assert check(db, tmp_path) == []
+
+
+@pytest.mark.parametrize("status", ["deleted", "invalid"])
+def test_files_of_a_dataset_that_is_no_more_are_found(db: Database, tmp_path: Path, job: Job, status: str) -> None:
+    error = "'{}'" if status == "invalid" else "NULL"
+    do(db, f"UPDATE datasets SET status = '{status}', error = {error} WHERE form IS NULL", job)
+    (finding,) = check(db, tmp_path)
+    assert (finding.subject, finding.is_orphan) == ("datasets/fashion-mnist-v1", True)
+
+
+def test_what_an_attempt_at_a_dataset_left_is_found_unless_the_next_one_can_use_it(
+    db: Database, tmp_path: Path, job: Job
+) -> None:
+    dataset = versions.newest(db)[-1]
+    assert dataset.form is not None
+    put(tmp_path, f"{versions.folder(dataset)}/card.json")
+    put(tmp_path, f"{versions.folder(dataset)}.attempt-1.log")
+    put(tmp_path, f"datasets/{versions.SCRATCH}{dataset.id}-abc_1/pictures")
+    make_old(tmp_path)
+    (finding,) = check(db, tmp_path)  # it is whole, but nobody works at the other one
+    assert finding.subject == f"datasets/{versions.SCRATCH}{dataset.id}-abc_1"
+    assert datasets.claim(db, "preparer", 60) is not None
+    assert check(db, tmp_path) == []
+
+
+def test_an_upload_is_no_orphan_while_it_is_received(db: Database, tmp_path: Path, job: Job) -> None:
+    receiving = f"uploads/{STRANGER}.receiving"
+    put(tmp_path, receiving)
+    make_old(tmp_path)
+    with (tmp_path / receiving).open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert check(db, tmp_path) == []
+    (finding,) = check(db, tmp_path)
+    assert finding.subject == receiving
+
+
+def test_what_is_removed_meanwhile_is_no_finding(
+    db: Database, tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orphan = put_orphan(tmp_path, job)
+    assert len(check(db, tmp_path)) == 1
+    real = checking._named
+
+    def meanwhile(session: Session) -> dict[str, checking._File]:
+        orphan.unlink(missing_ok=True)
+        return real(session)
+
+    monkeypatch.setattr(checking, "_named", meanwhile)
+    assert check(db, tmp_path) == []
+
+
+def put_orphan(data_dir: Path, job: Job) -> Path:
+    path = checkpoints_folder(job.id) / "epoch-000001-attempt-0.safetensors"
+    put(data_dir, str(path))
+    make_old(data_dir)
+    return data_dir / path
