@@ -10,6 +10,7 @@ from worker.jobs.settings import Settings
 from worker.jobs.tables import Job
 
 from .predictor import Predictor
+from .resolving import Resolver
 
 
 def _settings(request: Request) -> Settings:
@@ -27,9 +28,15 @@ def _predictor(request: Request) -> Predictor:
     return predictor
 
 
+def _resolver(request: Request) -> Resolver:
+    resolver: Resolver = request.app.state.resolver
+    return resolver
+
+
 SettingsDep = Annotated[Settings, Depends(_settings)]
 DatabaseDep = Annotated[Database, Depends(_database)]
 PredictorDep = Annotated[Predictor, Depends(_predictor)]
+ResolverDep = Annotated[Resolver, Depends(_resolver)]
 
 
 def _job(db: DatabaseDep, job_id: Annotated[str, Path(description="The job's id")]) -> Job:

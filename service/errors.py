@@ -24,6 +24,7 @@ STATUS: dict[type[EpochdError], HTTPStatus] = {
     errors.Conflict: HTTPStatus.CONFLICT,
     errors.NotReady: HTTPStatus.CONFLICT,
     errors.CheckpointCorrupt: HTTPStatus.CONFLICT,
+    errors.BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.ImageTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.SpecRefused: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.BadArchive: HTTPStatus.UNPROCESSABLE_ENTITY,

@@ -1,5 +1,6 @@
 """The app: lifespan, routers, error handlers."""
 
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -12,6 +13,7 @@ from . import errors
 from .auth import Keys, RequireKey, bearer
 from .middleware import RequestContext
 from .predictor import Predictor
+from .resolving import Resolver
 from .routes import checkpoints, control, datasets, health, jobs, logs, metrics, predict, report
 
 _JSON_BYTES = 2**20
@@ -26,8 +28,10 @@ def create_app(settings: Settings) -> FastAPI:
         db.migrate()
         predictor = Predictor(settings)
         app.state.settings, app.state.db, app.state.predictor = settings, db, predictor
-        app.state.keys = Keys(settings, db)
+        app.state.keys, app.state.resolver = Keys(settings, db), Resolver(db)
         predictor.start()
+        gc.collect()
+        gc.freeze()  # going through all that start-up has left takes 80 ms each time, in which nobody is answered
         yield
         await predictor.stop()
         db.close()
@@ -45,6 +49,7 @@ def create_app(settings: Settings) -> FastAPI:
     for room in (jobs, control, metrics, report, logs, checkpoints, health):
         app.include_router(room.router, max_body_size=_JSON_BYTES)
     app.include_router(predict.router, max_body_size=settings.max_image_bytes)
+    app.router.routes.insert(0, predict.Lean(settings.max_image_bytes))
     app.include_router(datasets.router, max_body_size=settings.max_dataset_bytes)
     errors.install(app)
     app.add_middleware(RequireKey)

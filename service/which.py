@@ -20,3 +20,19 @@ Which = Annotated[
         json_schema_extra={"pattern": "^(best|last|[0-9]{1,9})$"},
     ),
 ]
+
+
+def _known_or_all(which: str) -> str:
+    return which if which == "all" else _known(which)
+
+
+WhichOrAll = Annotated[
+    str,
+    AfterValidator(_known_or_all),
+    Field(
+        description="`best`, `last`, the number of an epoch, or `all`: one answer an epoch. Unset: a job's best, an "
+        "alias's own",
+        examples=["best", "3", "all"],
+        json_schema_extra={"pattern": "^(all|best|last|[0-9]{1,9})$"},
+    ),
+]

@@ -9,7 +9,15 @@ class AnsweredBy(BaseModel):
     sha256: str
 
 
-class PredictBody(BaseModel):
-    job: str = Field(description="Which job answered")
+class EpochBody(BaseModel):
     checkpoint: AnsweredBy
     predictions: list[Prediction] = Field(description="One a picture, in the order they were sent")
+
+
+class PredictBody(EpochBody):
+    job: str = Field(description="Which job answered")
+
+
+class EpochsBody(BaseModel):
+    job: str = Field(description="Which job answered")
+    epochs: list[EpochBody] = Field(description="What each checkpoint says, oldest first")

@@ -1,26 +1,36 @@
-"""Prediction: a picture goes in, its class comes out."""
+"""Prediction: a picture goes in, its class comes out.
 
-from typing import Annotated, Any
+The route is documented as any other, and handled below FastAPI's: `Lean` is asked first. What it raises goes through
+the one table of errors like everything else.
+"""
 
-from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, Field
+import asyncio
+import time
+from functools import lru_cache
+from typing import Annotated, Any, Final
+from urllib.parse import parse_qsl
+
+from fastapi import APIRouter, Query
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
-from worker.jobs import errors, queue, records
-from worker.jobs.db import Database
-from worker.jobs.errors import InvalidRequest
-from worker.jobs.records import KeptCheckpoint
+from starlette.datastructures import Headers
+from starlette.routing import BaseRoute, Match
+from starlette.types import Receive, Scope, Send
+from worker.jobs import errors, records
 from worker.jobs.tables import Checkpoint
 
-from service.bodies.predict import AnsweredBy, PredictBody
-from service.deps import DatabaseDep, PredictorDep
+from service import pictures
+from service.bodies.predict import EpochsBody, PredictBody
 from service.errors import responses
 from service.predictor import Predictor
-from service.which import Which
+from service.resolving import Resolver
+from service.which import WhichOrAll
 
 router = APIRouter(tags=["predict"])
 
-_MAX_IMAGES = 64
+_PATH: Final = "/predict"
+_MOST_ANSWERS: Final = 4096  # of `checkpoint=all`: pictures times epochs
 _BINARY = {"type": "string", "format": "binary"}
 _REQUEST_BODY: dict[str, Any] = {
     "required": True,
@@ -28,7 +38,7 @@ _REQUEST_BODY: dict[str, Any] = {
         "multipart/form-data": {
             "schema": {
                 "type": "object",
-                "properties": {"image": {"type": "array", "items": _BINARY, "maxItems": _MAX_IMAGES}},
+                "properties": {"image": {"type": "array", "items": _BINARY, "maxItems": pictures.MOST}},
                 "required": ["image"],
             }
         },
@@ -38,15 +48,30 @@ _REQUEST_BODY: dict[str, Any] = {
 
 
 class PredictQuery(BaseModel, extra="forbid"):
-    job: str | None = Field(None, max_length=64, description="Which job answers; unset: the newest that succeeded")
-    checkpoint: Which = "best"
+    job: str | None = Field(None, max_length=64, description="Which job answers")
+    model: str | None = Field(
+        None,
+        max_length=64,
+        description="Or which alias does. Neither: the alias `default`, else the newest job that succeeded",
+    )
+    checkpoint: WhichOrAll | None = None
     top_k: int = Field(5, ge=1, le=1000, description="How many classes to name, likeliest first")
+    auto_fix: bool = Field(
+        False, description="Mend what the warnings say: polarity, orientation, crop; `fixed` says what was done"
+    )
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "PredictQuery":
+        if self.job is not None and self.model is not None:
+            raise ValueError("name a job or a model, not both")
+        return self
 
 
 @router.post(
-    "/predict",
+    _PATH,
     summary="Ask for the class of a picture",
     openapi_extra={"requestBody": _REQUEST_BODY},
+    response_model=PredictBody | EpochsBody,
     responses=responses(
         errors.InvalidRequest,
         errors.NotFound,
@@ -60,58 +85,132 @@ class PredictQuery(BaseModel, extra="forbid"):
         errors.CrossSite,
     ),
 )
-async def predict(
-    request: Request, db: DatabaseDep, predictor: PredictorDep, query: Annotated[PredictQuery, Query()]
-) -> PredictBody:
+async def predict(query: Annotated[PredictQuery, Query()]) -> None:  # noqa: ARG001
     """Multipart with one or more `image` parts, or the picture's file itself as the body (JPEG, PNG, WebP, BMP, GIF).
 
     The checkpoint's own preprocessing is applied: any size, grey or colour, is fitted to what the network was
-    trained on.
+    trained on. The header `Server-Timing` says how long reading, looking up and predicting took, in milliseconds.
     """
-    images = await _images(request)
-    row = (await run_in_threadpool(_find, db, query)).row
-    try:
-        return await _answer(predictor, row, images, query.top_k)
-    except errors.CheckpointCorrupt:
-        again = (await run_in_threadpool(_find, db, query)).row
-        if again.path == row.path:
-            raise
-        return await _answer(predictor, again, images, query.top_k)  # the one before was not kept
+    raise AssertionError("`Lean` is asked first")
 
 
-async def _answer(predictor: Predictor, row: Checkpoint, images: list[bytes], top_k: int) -> PredictBody:
-    predictions = []
-    for number, image in enumerate(images, start=1):
+class Lean(BaseRoute):
+    """Handles POST /predict."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        is_ours = scope["type"] == "http" and scope["path"] == _PATH and scope["method"] == "POST"
+        return (Match.FULL, {}) if is_ours else (Match.NONE, {})
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = time.perf_counter()
+        headers = Headers(scope=scope)
+        query = _query(scope["query_string"])
+        body = await pictures.read(receive, headers, self._most_bytes)
+        images = pictures.pictures(headers.get("content-type", ""), body)
+        read = time.perf_counter()
+        state = scope["app"].state
+        asked = _Asked(state.resolver, state.predictor, query, images)
+        answer, found = await (asked.all() if query.checkpoint == "all" else asked.one())
+        done = time.perf_counter()
+        timing = f"read;dur={_ms(begun, read)}, find;dur={_ms(read, found)}, predict;dur={_ms(found, done)}"
+        sent = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(answer)).encode()),
+            (b"server-timing", timing.encode()),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": sent})
+        await send({"type": "http.response.body", "body": answer})
+
+
+class _Asked:
+    """One request's question. The answers come as JSON from the predictor and are put together as they are."""
+
+    def __init__(self, resolver: Resolver, predictor: Predictor, query: PredictQuery, images: list[bytes]) -> None:
+        self._resolver, self._predictor, self._query, self._images = resolver, predictor, query, images
+
+    async def one(self) -> tuple[bytes, float]:
+        """The body, and when it was known who answers."""
+        row = await self._find()
+        found = time.perf_counter()
         try:
-            answer = await predictor.predict(path=row.path, sha256=row.sha256, top_k=top_k, image=image)
-        except (errors.BadImage, errors.ImageTooLarge) as error:
-            which = f"Picture {number} of {len(images)}: " if len(images) > 1 else ""
-            raise type(error)(which + error.detail) from error
-        predictions.append(answer)
-    answered_by = AnsweredBy(epoch=row.epoch, sha256=row.sha256)
-    return PredictBody(job=row.job_id, checkpoint=answered_by, predictions=predictions)
+            predictions = await self._predictions(row)
+        except errors.CheckpointCorrupt:
+            self._resolver.forget()
+            again = await self._find()
+            if again.path == row.path:
+                raise
+            row = again  # the one before was not kept
+            predictions = await self._predictions(row)
+        return b'{"job":"%b",%b}' % (row.job_id.encode(), _by(row, predictions)), found
 
+    async def all(self) -> tuple[bytes, float]:
+        row = await self._find("best")
+        kept = await run_in_threadpool(records.checkpoints, self._resolver.db, row.job_id)
+        found = time.perf_counter()
+        if len(kept) * len(self._images) > _MOST_ANSWERS:
+            raise errors.InvalidRequest(
+                f"The job has {len(kept)} checkpoints, so that would be more than {_MOST_ANSWERS} answers: "
+                "send fewer pictures."
+            )
+        told = []
+        for each in kept:
+            predictions = await self._predictions(each.row)
+            told.append(b"{%b}" % _by(each.row, predictions))
+        return b'{"job":"%b","epochs":[%b]}' % (row.job_id.encode(), b",".join(told)), found
 
-def _find(db: Database, query: PredictQuery) -> KeptCheckpoint:
-    job_id = query.job or records.newest_succeeded(db)
-    return records.checkpoint(db, queue.get(db, job_id).id, query.checkpoint)
+    async def _find(self, which: str | None = None) -> Checkpoint:
+        query = self._query
+        return await self._resolver.find(job=query.job, model=query.model, which=which or query.checkpoint)
 
+    async def _predictions(self, row: Checkpoint) -> list[bytes]:
+        if len(self._images) == 1:
+            return [await self._predict(row, self._images[0])]
+        self._predictor.require_room(len(self._images))
+        tasks = [asyncio.ensure_future(self._predict(row, image)) for image in self._images]
+        try:
+            return [await self._numbered(number, task) for number, task in enumerate(tasks, start=1)]
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-async def _images(request: Request) -> list[bytes]:
-    """The pictures' files in the request. Raises InvalidRequest and UnsupportedMediaType."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "multipart/form-data":
-        async with request.form(max_files=_MAX_IMAGES, max_fields=_MAX_IMAGES) as form:
-            parts = form.getlist("image")
-            images = [await part.read() for part in parts if isinstance(part, UploadFile)]
-        if len(images) < max(len(parts), 1) or set(form) != {"image"}:
-            raise InvalidRequest("Send the picture as a file in the form field `image` (curl: -F image=@shoe.png).")
-    elif kind.startswith("image/") or kind in ("", "application/octet-stream"):
-        images = [await request.body()]
-    else:
-        raise errors.UnsupportedMediaType(
-            "Send a form with an `image` file (curl: -F image=@shoe.png), or the picture itself as image/png."
+    async def _predict(self, row: Checkpoint, image: bytes) -> bytes:
+        return await self._predictor.predict(
+            path=row.path,
+            sha256=row.sha256,
+            image=image,
+            top_k=self._query.top_k,
+            auto_fix=self._query.auto_fix,
+            threads=self._resolver.threads,
         )
-    if not all(images):
-        raise InvalidRequest("The picture is empty.")
-    return images
+
+    async def _numbered(self, number: int, task: asyncio.Future[bytes]) -> bytes:
+        try:
+            return await task
+        except (errors.BadImage, errors.ImageTooLarge) as error:
+            raise type(error)(f"Picture {number} of {len(self._images)}: {error.detail}") from error
+
+
+def _by(row: Checkpoint, predictions: list[bytes]) -> bytes:
+    who = f'"checkpoint":{{"epoch":{row.epoch},"sha256":"{row.sha256}"}}'
+    return b'%b,"predictions":[%b]' % (who.encode(), b",".join(predictions))
+
+
+def _ms(begun: float, ended: float) -> str:
+    return f"{1000 * (ended - begun):.2f}"
+
+
+@lru_cache(maxsize=256)
+def _query(text: bytes) -> PredictQuery:
+    """Raises RequestValidationError."""
+    pairs = parse_qsl(text.decode("latin-1"), keep_blank_values=True, max_num_fields=20)
+    try:
+        return PredictQuery.model_validate(dict(pairs))
+    except ValidationError as error:
+        found = [
+            each | {"loc": ("query", *each["loc"])} for each in error.errors(include_url=False, include_input=False)
+        ]
+        raise RequestValidationError(found) from error

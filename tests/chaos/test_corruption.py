@@ -66,7 +66,7 @@ def unloadable(db: Database, data_dir: Path, job_id: str) -> list[str]:
     named: list[tuple[Callable[[Path, str], object], str, str]] = []
     for kept in records.checkpoints(db, job_id):
         named.append((checkpoints.load, kept.row.path, kept.row.sha256))
-        named.append((checkpoints.load_state, kept.row.state_path, kept.row.state_sha256))
+        named.append((checkpoints.load_state, *kept.row.state))
     if (inside := records.steps(db, job_id)) is not None:
         named.append((checkpoints.load_state, inside.path, inside.sha256))
     for load, path, sha256 in named:
@@ -163,7 +163,7 @@ def pause(server: Epochd, job_id: str) -> None:
 
 
 def _files(kept: records.KeptCheckpoint) -> tuple[str, str]:
-    return kept.row.path, kept.row.state_path
+    return kept.row.path, kept.row.state[0]
 
 
 def flip(path: Path, rng: random.Random) -> None:
@@ -183,7 +183,7 @@ def test_every_bit_flip_and_truncation_is_refused(server: Epochd, db: Database, 
     kept = records.checkpoints(db, job_id)[-1].row
     inside = records.steps(db, job_id)
     assert inside is not None
-    sums = {inside.path: inside.sha256, kept.path: kept.sha256, kept.state_path: kept.state_sha256}
+    sums = {inside.path: inside.sha256, kept.path: kept.sha256, kept.state[0]: kept.state[1]}
     refused = 0
     for number in range(FLIPS + CUTS):
         path = newest[number % 3]

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -121,23 +120,3 @@ def test_a_killed_service_comes_back_on_its_address_and_the_job_trains_on(server
     job = server.wait_terminal(job_id)
     assert job["status"] == "succeeded"
     assert len(job["attempts"]) == 1
-
-
-def test_a_killed_predictor_is_replaced_and_until_then_answers_503(server: Epochd) -> None:
-    job_id = server.submit(epochs=1)
-    server.wait_terminal(job_id)
-    picture = {
-        "image": ("x.gif", b"GIF89a\x01\x00\x01\x00\x00\x00\x00,\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x01\x00\x00;")
-    }
-    assert server.http.post("/predict", files=picture).status_code == 200
-    os.kill(server.pid_of("worker.inference"), signal.SIGKILL)
-    statuses = set()
-    deadline = time.monotonic() + 60
-    while 200 not in statuses and time.monotonic() < deadline:
-        answer = server.http.post("/predict", files=picture)
-        statuses.add(answer.status_code)
-        if answer.status_code == 503:
-            assert answer.json()["code"] == "predictor_unavailable"
-            assert int(answer.headers["Retry-After"]) >= 1
-            time.sleep(0.05)
-    assert statuses == {200, 503}

@@ -78,15 +78,21 @@ def kill_preloaded(server: Epochd, _: random.Random) -> bool:
     return False
 
 
+def kill_predictor(server: Epochd, _: random.Random) -> bool:
+    kill(server.predictor_pid())
+    return True
+
+
 TARGETS: dict[str, Callable[[Epochd, random.Random], bool]] = {
     "training": kill_training,
     "worker": kill_part("worker"),
     "preloaded": kill_preloaded,
     "service": kill_part("service"),
-    "predictor": kill_part("worker.inference"),
+    "predictor": kill_predictor,
+    "its parent": kill_part("worker.inference"),
     "everything": kill_everything,
 }
-WEIGHTS = (10, 4, 2, 2, 2, 2)
+WEIGHTS = (10, 4, 2, 2, 1, 1, 2)
 
 
 class Fire:

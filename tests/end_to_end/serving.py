@@ -16,6 +16,7 @@ import httpx2
 
 START_SECONDS = 60.0
 JOB_SECONDS = 300.0
+PREDICTORS = frozenset({"predictor", "planner", "batch", "export", "parity", "import"})
 
 
 class Epochd:
@@ -79,9 +80,18 @@ class Epochd:
         return {pid: _command(pid) for pid in _descendants(self.process.pid)}
 
     def pid_of(self, module: str) -> int:
-        """The process that runs `python -m <module>`."""
-        (pid,) = [pid for pid, command in self.processes().items() if f"-m {module} " in f"{command} "]
+        """The process that runs `python -m <module>`; not those that it forked."""
+        running = {pid for pid, command in self.processes().items() if f"-m {module} " in f"{command} "}
+        (pid,) = [pid for pid in running if _parent(pid) not in running and _name(pid) not in PREDICTORS]
         return pid
+
+    def predictor_pid(self) -> int:
+        """The process that answers pictures; there is a moment without one when it was killed."""
+        deadline = time.monotonic() + START_SECONDS
+        while not (found := [pid for pid in self.processes() if _name(pid) == "predictor"]):
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        return found[0]
 
     def resident_bytes(self, module: str) -> int:
         """Of the process that runs `python -m <module>`, at its largest."""
@@ -185,6 +195,20 @@ def _command(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
     except OSError:
         return ""
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def _output(pid: int) -> str:

@@ -75,6 +75,7 @@ def db(db_of_session: Database) -> Database:
 
 @pytest.fixture
 def client(client_of_session: TestClient, db: Database, predictor: FakePredictor) -> TestClient:
+    client_of_session.app.state.resolver.forget()  # type: ignore[attr-defined]  # what it knows is of another test
     return client_of_session
 
 

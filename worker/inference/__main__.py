@@ -1,65 +1,82 @@
-"""`python -m worker.inference <fd>`: the predictor process. It answers what comes over its socket until that closes.
+"""`python -m worker.inference <fd>`: a process that has torch loaded, and forks a predictor for each socket that the
+service hands it.
 
-It alone decodes pictures that strangers send, so whatever they do costs one process that the service replaces.
+Predictors alone decode what strangers send: whatever that does costs one of them, and the next is there in
+milliseconds, where a fresh process would take seconds. They do not die with this one: the service closes their sockets.
 """
 
+import gc
+import os
 import signal
 import socket
 import sys
-from typing import BinaryIO
+from typing import Final
 
 import structlog
 import torch
 
 from worker.jobs import logs
-from worker.jobs.errors import EpochdError, Internal, SpecRefused
-from worker.jobs.processes import die_with_parent
+from worker.jobs.processes import die_with_parent, name_process, thread_count
 from worker.jobs.settings import Settings
-from worker.jobs.wire import HELLO, LENGTHS, Answer, AnyRequest, PlanRequest, PredictRequest, pack
-from worker.training.plan import plan
+from worker.jobs.wire import FrameKind, pack
+from worker.training import arithmetic
 
-from .models import Models
-from .predict import predict
+from .serving import serve
 
-_MODELS_BYTES = 2**30
+_NAME_BYTES: Final = 15  # prctl(2)
 _log = structlog.get_logger()
 
 
 def main(descriptor: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the service closes the socket
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the service closes the sockets
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries the children
     die_with_parent()
     logs.configure("predictor")
     settings = Settings()
-    torch.set_num_threads(1)  # a running job keeps its cores
-    models = Models(settings.data_dir, _MODELS_BYTES)
-    with socket.socket(fileno=descriptor) as wire, wire.makefile("rb") as requests:
-        wire.sendall(pack(Answer(id=HELLO)))
-        _log.info("predictor_ready")
-        while (frame := _read_frame(requests)) is not None:
-            wire.sendall(pack(_answer(models, *frame, max_pixels=settings.max_pixels)))
+    torch.set_num_threads(1)
+    torch.set_float32_matmul_precision(_fastest_exact())
+    if (threads := thread_count("self")) != 1:
+        raise RuntimeError(f"the preloaded process has {threads} threads: its children could hang")
+    gc.collect()
+    gc.freeze()  # a collection would copy the pages that children share
+    with socket.socket(fileno=descriptor) as wire:
+        wire.sendall(pack(FrameKind.HELLO, 0, body=str(os.getpid()).encode()))
+        while True:
+            name, descriptors, _, _ = socket.recv_fds(wire, _NAME_BYTES, 1)
+            if not name:
+                return
+            for each in descriptors:
+                if os.fork() == 0:
+                    wire.close()
+                    _child(name.decode(), each, settings)
+                os.close(each)
 
 
-def _read_frame(requests: BinaryIO) -> tuple[PredictRequest | PlanRequest, bytes] | None:
-    lengths = requests.read(LENGTHS.size)
-    if len(lengths) < LENGTHS.size:
-        return None  # the service is gone
-    head_bytes, body_bytes = LENGTHS.unpack(lengths)
-    head = AnyRequest.validate_json(requests.read(head_bytes))
-    return head, requests.read(body_bytes)
+def _fastest_exact() -> str:
+    """As `arithmetic.probe` finds, in a process that may start threads: this one must not."""
+    out, into = os.pipe()
+    if os.fork() == 0:
+        os.write(into, arithmetic.probe()[0].encode())
+        os._exit(0)
+    os.close(into)
+    with open(out) as told:  # noqa: PTH123  # a pipe has no path
+        return told.read() or "highest"
 
 
-def _answer(models: Models, request: PredictRequest | PlanRequest, image: bytes, *, max_pixels: int) -> Answer:
+def _child(name: str, descriptor: int, settings: Settings) -> None:
+    code = 1
     try:
-        if isinstance(request, PlanRequest):
-            return Answer(id=request.id, plan=plan(request.spec, request.card))
-        ready = models.get(request.path, request.sha256)
-        return Answer(id=request.id, prediction=predict(ready, image, request.top_k, max_pixels=max_pixels))
-    except EpochdError as error:
-        pointer = error.pointer if isinstance(error, SpecRefused) else None
-        return Answer(id=request.id, code=error.code, detail=error.detail, pointer=pointer)
-    except Exception:
-        _log.exception("request_failed", kind=request.kind)
-        return Answer(id=request.id, code=Internal.code, detail=f"To {request.kind} failed unexpectedly.")
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        name_process(name)
+        with socket.socket(fileno=descriptor) as wire:
+            serve(wire, settings)
+        code = 0
+    except ConnectionError:
+        code = 0  # the service is gone
+    except BaseException:
+        _log.exception("predictor_failed")
+    finally:
+        os._exit(code)  # not what the parent would do at its end
 
 
 if __name__ == "__main__":

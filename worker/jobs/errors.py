@@ -144,6 +144,12 @@ class InvalidRequest(EpochdError):
     """The request cannot be understood."""
 
 
+class BodyTooLarge(EpochdError):
+    """The body is larger than this address accepts."""
+
+    code: ClassVar[str] = "too_large"
+
+
 class UnsupportedMediaType(EpochdError):
     """The body's type is not accepted here."""
 

@@ -1,4 +1,4 @@
-"""Logging of every process: structlog over the standard library, JSON unless a person is watching."""
+"""Logging of every process: structlog, JSON unless a person is watching; what libraries log goes the same way."""
 
 import logging
 import sys
@@ -7,23 +7,24 @@ import structlog
 
 _SHARED: list[structlog.typing.Processor] = [
     structlog.contextvars.merge_contextvars,
-    structlog.stdlib.add_log_level,
+    structlog.processors.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 ]
 
 
 def configure(process: str) -> None:
     """Sends this process's logs, and those of the libraries in it, to standard error."""
-    structlog.configure(
-        processors=[*_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=True,
-    )
     render: list[structlog.typing.Processor]
     if sys.stderr.isatty():
         render = [structlog.dev.ConsoleRenderer()]
     else:
         render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    structlog.configure(  # past the standard library's records, which cost more than a line's rendering
+        processors=[*_SHARED, *render],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
     handler = logging.StreamHandler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

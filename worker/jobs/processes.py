@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 
 EXIT_DONE: Final = 0  # the job's row says how it ended
 EXIT_STALE: Final = 1  # somebody else owns the job now
@@ -33,6 +34,12 @@ def die_with_parent(how: signal.Signals = signal.SIGKILL) -> None:
     """Has the kernel send `how` to this process when the thread that started it ends (prctl(2)). Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, how)
+
+
+def name_process(name: str) -> None:
+    """What `ps` and `top` call it: up to 15 letters. One that was forked has its parent's command line. Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
 def limit_memory(extra_bytes: int) -> None:

@@ -20,7 +20,7 @@ from .ids import is_id, new_id
 from .patches import patched
 from .remedies import suggestion
 from .spec import Spec
-from .states import SPENT, TERMINAL, DatasetStatus, Outcome, Status, Wish
+from .states import OWNED, SPENT, TERMINAL, DatasetStatus, Outcome, Status, Wish
 from .tables import Attempt, Dataset, Job, Transition
 
 _NOT_RETURNED = {Status.CANCELLING: Status.CANCELLED, Status.PAUSING: Status.PAUSED}  # to the queue
@@ -55,6 +55,12 @@ def phase(db: Database, job_id: str) -> str | None:
     """What the job's attempt is doing; None too when somebody has deleted the job."""
     with db.read() as session:
         return session.execute(select(col(Job.phase)).where(col(Job.id) == job_id)).scalar_one_or_none()
+
+
+def is_any_owned(db: Database) -> bool:
+    """Whether a training is under way anywhere."""
+    with db.read() as session:
+        return session.execute(select(col(Job.id)).where(col(Job.status).in_(OWNED)).limit(1)).first() is not None
 
 
 def jobs(

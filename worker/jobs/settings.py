@@ -1,7 +1,7 @@
 """Settings, read from `EPOCHD_*` variables. The README's table is checked against this class by a test."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -60,6 +60,12 @@ class Settings(BaseSettings):
     )
     system_datasets_dir: Path = Field(
         Path("/usr/share/datasets"), description="Where Debian's dataset packages put their files"
+    )
+    predictor_bytes: int = Field(
+        512 * 2**20, ge=0, description="Most weights that the predictor keeps loaded, in bytes; one checkpoint always is"
+    )
+    predictor_device: Literal["auto", "cpu"] = Field(
+        "auto", description="Where predictions are computed; `auto`: on a GPU where there is one with room, `cpu`: never"
     )
     max_pixels: int = Field(25_000_000, ge=1, description="Largest picture accepted, in pixels")
     max_image_bytes: int = Field(

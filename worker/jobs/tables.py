@@ -121,6 +121,7 @@ class Job(SQLModel, table=True):
     eta_seconds: float | None = None
     error: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     provenance: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    imported: bool = _added_later(default=False)  # it came as a bundle: trained elsewhere, without a dataset here
 
 
 class Attempt(SQLModel, table=True):
@@ -193,8 +194,16 @@ class Checkpoint(SQLModel, table=True):
     sha256: str = Field(max_length=64)
     bytes: int = Field(sa_type=BigInteger)
     weights_sha256: str | None = Field(default=None, max_length=64)  # without the header; null in old rows
-    state_path: str = Field(max_length=200)  # of what only training needs to go on
-    state_sha256: str = Field(max_length=64)
+    # Of what only training needs to go on; an imported checkpoint has none.
+    state_path: str | None = Field(default=None, max_length=200)
+    state_sha256: str | None = Field(default=None, max_length=64)
+
+    @property
+    def state(self) -> tuple[str, str]:
+        """Path and digest of what going on needs. Not of an imported checkpoint, which nothing goes on from."""
+        assert self.state_path is not None
+        assert self.state_sha256 is not None
+        return self.state_path, self.state_sha256
 
 
 class StepCheckpoint(SQLModel, table=True):
@@ -233,6 +242,39 @@ class ReportRow(SQLModel, table=True):
     job_id: str = _job_id()
     epoch: int
     contents: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+
+
+class Alias(SQLModel, table=True):
+    """A name that points at one checkpoint of one job, and remembers the one before."""
+
+    __tablename__ = "aliases"
+    __table_args__ = (
+        CheckConstraint("(previous_job_id IS NULL) = (previous_epoch IS NULL)", name="aliases_previous_whole"),
+        Index("aliases_by_job", "job_id"),
+    )
+
+    name: str = Field(primary_key=True, max_length=64)
+    job_id: str = Field(foreign_key="jobs.id", max_length=64)  # a job that an alias points at is not deleted
+    epoch: int
+    version: int = 1  # how often it has been pointed at something
+    previous_job_id: str | None = Field(default=None, max_length=64)
+    previous_epoch: int | None = None
+    created_at: datetime = _time(nullable=False)
+    updated_at: datetime = _time(nullable=False)
+
+
+class ParityRow(SQLModel, table=True):
+    """How the prediction path compares with the test loop, of one checkpoint of a job: a `Parity`, or why there is none."""
+
+    __tablename__ = "parities"
+    __table_args__ = (CheckConstraint("(contents IS NULL) <> (error IS NULL)", name="parities_contents_or_error"),)
+
+    job_id: str = _job_id()
+    epoch: int
+    sha256: str = Field(max_length=64)  # of the checkpoint
+    made_at: datetime = _time(nullable=False)
+    contents: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    error: str | None = Field(default=None, max_length=300)
 
 
 class Worker(SQLModel, table=True):

@@ -38,7 +38,8 @@ def resume(
         row = kept.row
         try:
             loaded = checkpoints.load(data_dir / row.path, row.sha256)
-            state = checkpoints.load_state(data_dir / row.state_path, row.state_sha256)
+            state_path, state_sha256 = row.state
+            state = checkpoints.load_state(data_dir / state_path, state_sha256)
         except CheckpointCorrupt:
             _log.warning("checkpoint_corrupt", epoch=row.epoch)
             on_corrupt(row.epoch, f"The checkpoint of epoch {row.epoch} is corrupt")

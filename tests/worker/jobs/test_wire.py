@@ -1,36 +1,23 @@
-"""Frames between the service and the predictor."""
+"""Frames between the service and the predictors."""
 
 import pytest
 
-from worker.jobs import wire
-from worker.jobs.wire import LENGTHS, Answer, ClassPrediction, Guess, NumberPrediction, PredictRequest
+from worker.jobs.wire import ANY_REQUEST, FRAME, FrameKind, PredictRequest, WarmRequest, pack
 
 
-def test_a_frame_is_two_lengths_a_head_and_a_body() -> None:
-    request = PredictRequest(id=7, path="jobs/x/ü.safetensors", sha256="ab", top_k=5)
-    body = bytes(range(256))
-    frame = wire.pack(request, body)
-    head_bytes, body_bytes = LENGTHS.unpack(frame[: LENGTHS.size])
-    head = frame[LENGTHS.size : LENGTHS.size + head_bytes]
-    assert PredictRequest.model_validate_json(head) == request
-    assert frame.startswith(len(head).to_bytes(4, "big") + (256).to_bytes(4, "big"))
-    assert body_bytes == len(body)
-    assert frame[LENGTHS.size + head_bytes :] == body
-
-
-GUESS = Guess(class_index=9, label="Ankle boot", probability=0.1 + 0.2)
+def test_a_frame_is_its_kind_an_id_two_lengths_a_head_and_a_body() -> None:
+    head, body = "{ü}".encode(), bytes(range(256))
+    frame = pack(FrameKind.REQUEST, 2**40 + 7, head, body)
+    assert FRAME.unpack_from(frame) == (FrameKind.REQUEST, 2**40 + 7, len(head), 256)
+    assert frame[FRAME.size :] == head + body
 
 
 @pytest.mark.parametrize(
-    "prediction",
+    "request_",
     [
-        ClassPrediction(**GUESS.model_dump(), top=[GUESS], warnings=["small"]),
-        NumberPrediction(value=0.1 + 0.2, values={"ink": 0.1 + 0.2}),
-        NumberPrediction(value=None, values={"x": 1.5, "y": None}),
+        PredictRequest(path="jobs/x/ü.safetensors", sha256="ab", top_k=5, auto_fix=True, threads=2),
+        WarmRequest(path="jobs/x/y.safetensors", sha256="ab"),
     ],
 )
-def test_an_answer_without_a_body_ends_with_its_head(prediction: ClassPrediction | NumberPrediction) -> None:
-    frame = wire.pack(Answer(id=1, prediction=prediction))
-    head_bytes, body_bytes = LENGTHS.unpack(frame[: LENGTHS.size])
-    assert (body_bytes, len(frame)) == (0, LENGTHS.size + head_bytes)
-    assert Answer.model_validate_json(frame[LENGTHS.size :]).prediction == prediction
+def test_a_request_is_told_by_its_kind(request_: PredictRequest | WarmRequest) -> None:
+    assert ANY_REQUEST.validate_json(request_.model_dump_json()) == request_

@@ -1,4 +1,5 @@
 import io
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,16 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from pydantic import TypeAdapter
 from torch import nn
 
 from tests.tiny import prepare_tiny
 from worker.datasets.pictures import Preprocessing
-from worker.inference.models import Models
-from worker.inference.predict import predict
+from worker.inference.answers import answers, look
+from worker.inference.models import Models, Ready
 from worker.jobs.errors import BadImage, CheckpointCorrupt
 from worker.jobs.records import SavedCheckpoint
 from worker.jobs.spec import MLP, Spec
-from worker.jobs.wire import ClassPrediction, NumberPrediction
+from worker.jobs.wire import ClassPrediction, NumberPrediction, Prediction
 from worker.networks import whole
 from worker.networks.build import build
 from worker.training import checkpoints
@@ -48,6 +50,14 @@ def save_network(
     return checkpoints.save(Place(data_dir, metadata.job, 1, 0), metadata, model.state_dict(), {})
 
 
+def predict(ready: Ready, image: bytes, top_k: int, *, max_pixels: int) -> Prediction:
+    """What is written by hand must be what the wire's model describes, to the field."""
+    (written,) = answers(ready, [look(ready, image, max_pixels, auto_fix=False)], top_k)
+    found: Prediction = TypeAdapter[Prediction](Prediction).validate_json(written, strict=True)
+    assert json.loads(written) == found.model_dump(mode="json")
+    return found
+
+
 def png(pixels: torch.Tensor) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels.numpy()).save(buffer, "PNG")
@@ -58,7 +68,7 @@ def test_an_uploaded_test_picture_gets_the_test_loops_own_probabilities(tmp_path
     saved = save(tmp_path, 0)
     ready = Models(tmp_path, 2**30).get(saved.path, saved.sha256)
     images = prepare_tiny(tmp_path).test.images[:5]
-    expected = ready.model(ready.metadata.preprocessing.normalise(images)).softmax(1)
+    expected = ready.network(ready.metadata.preprocessing.normalise(images)).softmax(1)
     for image, row in zip(images, expected, strict=True):
         answer = predict(ready, png(image[0]), 10, max_pixels=10_000)
         assert isinstance(answer, ClassPrediction)
@@ -114,7 +124,7 @@ def test_a_network_for_numbers_answers_with_the_test_loops_own_numbers(tmp_path:
     saved = save(tmp_path, 0, classes=[], targets=targets)
     ready = Models(tmp_path, 2**30).get(saved.path, saved.sha256)
     images = prepare_tiny(tmp_path).test.images[:5]
-    expected = ready.model(ready.metadata.preprocessing.normalise(images))
+    expected = ready.network(ready.metadata.preprocessing.normalise(images))
     for image, row in zip(images, expected, strict=True):
         answer = predict(ready, png(image[0]), 10, max_pixels=10_000)
         assert isinstance(answer, NumberPrediction)
@@ -137,6 +147,29 @@ def test_a_number_that_is_not_finite_is_null(tmp_path: Path, number: float, targ
     assert isinstance(answer, NumberPrediction)
     assert answer.values == {name: None if name == "ink" else 0.0 for name in targets}
     assert answer.value is None
+
+
+def test_pictures_of_one_batch_are_answered_as_alone(tmp_path: Path) -> None:
+    saved = save(tmp_path, 0)
+    ready = Models(tmp_path, 2**30).get(saved.path, saved.sha256)
+    seen = [look(ready, png(image[0]), 10_000, auto_fix=False) for image in prepare_tiny(tmp_path).test.images[:9]]
+    seen[3] = seen[3]._replace(warnings=['It is "odd".'], fixed=["Turned."])
+    together = [json.loads(each) for each in answers(ready, seen, 3)]
+    alone = [json.loads(answers(ready, [each], 3)[0]) for each in seen]
+    for one, other in zip(together, alone, strict=True):
+        assert one["probability"] == pytest.approx(other["probability"], rel=1e-5)
+        assert [each["class_index"] for each in one["top"]] == [each["class_index"] for each in other["top"]]
+    assert (together[3]["warnings"], together[3]["fixed"]) == (['It is "odd".'], ["Turned."])
+    assert together[4]["warnings"] == []
+
+
+def test_labels_may_hold_anything_a_folder_is_called(tmp_path: Path) -> None:
+    names = ['"quoted"', "ü\n", "", "\U0001f45f", "a\\b"]
+    saved = save(tmp_path, 0, classes=names)
+    ready = Models(tmp_path, 2**30).get(saved.path, saved.sha256)
+    answer = predict(ready, png(torch.zeros(28, 28, dtype=torch.uint8)), 5, max_pixels=10_000)
+    assert isinstance(answer, ClassPrediction)
+    assert sorted(guess.label for guess in answer.top) == sorted(names)
 
 
 def test_a_hostile_picture_is_refused(tmp_path: Path) -> None:
