@@ -44,7 +44,9 @@ class Lane:
             raise PredictorUnavailable
 
     async def ask(self, head: bytes, body: bytes = b"") -> bytes:
-        """Raises PredictorUnavailable when the process is away, dies meanwhile or has too much to do, and what it raised."""
+        """Raises PredictorUnavailable when the process is away, dies meanwhile or is too busy, and what it raised
+        itself.
+        """
         self.require_room(1)
         assert self._wire is not None
         request_id = next(self._ids)

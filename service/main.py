@@ -49,7 +49,7 @@ def create_app(settings: Settings) -> FastAPI:
     for room in (jobs, control, metrics, report, logs, checkpoints, health):
         app.include_router(room.router, max_body_size=_JSON_BYTES)
     app.include_router(predict.router, max_body_size=settings.max_image_bytes)
-    app.router.routes.insert(0, predict.Lean(settings.max_image_bytes))
+    app.router.routes.insert(0, predict.lean(settings.max_image_bytes))
     app.include_router(datasets.router, max_body_size=settings.max_dataset_bytes)
     errors.install(app)
     app.add_middleware(RequireKey)

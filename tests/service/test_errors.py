@@ -313,7 +313,7 @@ def test_a_picture_over_the_limit_is_too_large(
         assert answer.status_code == status
     assert_problem(answer, 413, "too_large")
     assert_problem(client.post("/predict", files={"image": b" " * 100_000}), 413, "too_large")
-    assert len(predictor.asked) == 1
+    assert len(predictor.pictures) == 1
 
 
 def test_a_picture_may_be_larger_than_a_json_body(client: TestClient) -> None:

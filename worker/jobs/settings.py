@@ -62,10 +62,10 @@ class Settings(BaseSettings):
         Path("/usr/share/datasets"), description="Where Debian's dataset packages put their files"
     )
     predictor_bytes: int = Field(
-        512 * 2**20, ge=0, description="Most weights that the predictor keeps loaded, in bytes; one checkpoint always is"
+        512 * 2**20, ge=0, description="Most weights that the predictor keeps loaded, in bytes; one checkpoint always"
     )
     predictor_device: Literal["auto", "cpu"] = Field(
-        "auto", description="Where predictions are computed; `auto`: on a GPU where there is one with room, `cpu`: never"
+        "auto", description="Where predictions are computed; `auto`: on a GPU that has room, `cpu`: never there"
     )
     max_pixels: int = Field(25_000_000, ge=1, description="Largest picture accepted, in pixels")
     max_image_bytes: int = Field(

@@ -264,7 +264,7 @@ class Alias(SQLModel, table=True):
 
 
 class ParityRow(SQLModel, table=True):
-    """How the prediction path compares with the test loop, of one checkpoint of a job: a `Parity`, or why there is none."""
+    """How predictions compare with the test loop, of one checkpoint of a job: a `Parity`, or why there is none."""
 
     __tablename__ = "parities"
     __table_args__ = (CheckConstraint("(contents IS NULL) <> (error IS NULL)", name="parities_contents_or_error"),)

@@ -45,8 +45,9 @@ class PredictRequest(OfCheckpoint):
 
 
 class InferRequest(OfCheckpoint):
-    """The body is a request of the Open Inference Protocol: JSON of `json_bytes`, then binary tensors. So is the answer,
-    behind the length of its JSON as an unsigned 32-bit number (network order).
+    """The body is a request of the Open Inference Protocol: JSON of `json_bytes`, then binary tensors.
+
+    So is the answer, behind the length of its JSON as an unsigned 32-bit number (network order).
     """
 
     kind: Literal["infer"] = "infer"

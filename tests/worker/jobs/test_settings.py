@@ -46,6 +46,8 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         "slots": "4",
         "allow_download": "false",
         "system_datasets_dir": "/datasets",
+        "predictor_bytes": "4000",
+        "predictor_device": "cpu",
         "max_pixels": "1000",
         "max_image_bytes": "2000",
         "max_dataset_bytes": "3000",

@@ -17,10 +17,10 @@ from tests.worker.jobs.making import (
     saved_steps,
 )
 from worker.jobs import queue, records
-from worker.jobs.db import Database
+from worker.jobs.db import Database, now
 from worker.jobs.spec import Spec
 from worker.jobs.states import EventKind, Outcome, Phase, Resume, Status
-from worker.jobs.tables import Job
+from worker.jobs.tables import Alias, Job, ParityRow
 
 _TIME = "'2026-01-01 00:00:00.000000'"
 VIOLATIONS = {
@@ -53,13 +53,21 @@ VIOLATIONS = {
         "UPDATE attempts SET outcome = 'killed'",
     ],
     "attempts_resume_known": ["UPDATE attempts SET resume = 'nearly'"],
+    "aliases_previous_whole": [
+        f"INSERT INTO aliases SELECT 'a', id, 1, 1, id, NULL, {_TIME}, {_TIME} FROM jobs",
+        f"INSERT INTO aliases SELECT 'a', id, 1, 1, NULL, 1, {_TIME}, {_TIME} FROM jobs",
+    ],
+    "parities_contents_or_error": [
+        f"INSERT INTO parities SELECT id, 1, 'ab', {_TIME}, NULL, NULL FROM jobs",
+        f"INSERT INTO parities SELECT id, 1, 'ab', {_TIME}, '{{}}', 'It was not.' FROM jobs",
+    ],
     "events_kind_known": [
         f"INSERT INTO events SELECT id, 1, {_TIME}, 1, 1, 'bored', 'It is.' FROM jobs",
     ],
 }
 
 
-_OF_A_JOB = ("attempts", "transitions", "epochs", "checkpoints", "step_checkpoints", "events", "reports")
+_OF_A_JOB = ("attempts", "transitions", "epochs", "checkpoints", "step_checkpoints", "events", "reports", "parities")
 
 
 def _queued_job_with_an_attempt(db: Database) -> str:
@@ -79,6 +87,8 @@ def _leave_everything(db: Database, job: Job) -> None:
     records.record_epoch(db, job.id, job.attempt, result(1), saved(1), progress(1), report(1))
     records.record_steps(db, job.id, job.attempt, saved_steps(2))
     records.record_event(db, job.id, job.attempt, 1, EventKind.MICRO_BATCH, "It did not fit.")
+    with db.write() as session:
+        session.add(ParityRow(job_id=job.id, epoch=1, sha256="ab", made_at=now(session), error="It was not."))
 
 
 def test_the_table_of_violations_is_whole() -> None:
@@ -115,7 +125,16 @@ def test_every_member_of_the_enums_is_accepted(db: Database) -> None:
 
 def test_all_tables_of_a_job_are_known() -> None:
     tables = SQLModel.metadata.tables.values()
-    assert {table.name for table in tables if "job_id" in table.columns} == set(_OF_A_JOB)
+    assert {table.name for table in tables if "job_id" in table.columns} == {*_OF_A_JOB, "aliases"}
+
+
+def test_a_job_that_an_alias_points_at_stays(db: Database) -> None:
+    job = running(db)
+    with db.write() as session:
+        session.add(Alias(name="shoes", job_id=job.id, epoch=1, created_at=now(session), updated_at=now(session)))
+    with pytest.raises(IntegrityError), db.write() as session:
+        session.execute(text("DELETE FROM jobs"))
+    assert queue.get(db, job.id).id == job.id
 
 
 @pytest.mark.parametrize("table", _OF_A_JOB)
