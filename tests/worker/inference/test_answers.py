@@ -14,7 +14,7 @@ from tests.tiny import prepare_tiny
 from worker.datasets.pictures import Preprocessing
 from worker.inference.answers import answers, look
 from worker.inference.models import Models, Ready
-from worker.jobs.errors import BadImage, CheckpointCorrupt
+from worker.jobs.errors import BadImage
 from worker.jobs.records import SavedCheckpoint
 from worker.jobs.spec import MLP, Spec
 from worker.jobs.wire import ClassPrediction, NumberPrediction, Prediction
@@ -177,19 +177,3 @@ def test_a_hostile_picture_is_refused(tmp_path: Path) -> None:
     ready = Models(tmp_path, 2**30).get(saved.path, saved.sha256)
     with pytest.raises(BadImage):
         predict(ready, b"nonsense", 1, max_pixels=10_000)
-
-
-def test_a_checkpoint_is_loaded_once_and_the_least_recently_used_one_leaves(tmp_path: Path) -> None:
-    first, second = save(tmp_path, 1), save(tmp_path, 2)
-    models = Models(tmp_path, max_bytes=40_000)  # one network of 25 kB fits, two do not
-    ready = models.get(first.path, first.sha256)
-    assert models.get(first.path, first.sha256) is ready
-    models.get(second.path, second.sha256)
-    assert models.get(first.path, first.sha256) is not ready
-
-
-def test_a_checkpoint_whose_file_changed_is_refused(tmp_path: Path) -> None:
-    saved = save(tmp_path, 1)
-    (tmp_path / saved.path).write_bytes(b"something else")
-    with pytest.raises(CheckpointCorrupt):
-        Models(tmp_path, 2**30).get(saved.path, saved.sha256)
