@@ -33,7 +33,6 @@ _MOST_WAITING = 256  # pictures
 _MOST_WAITING_BYTES = 64 * 2**20
 _MOST_PLANS = 16
 _MOST_ERRANDS = 2  # at a time
-_ERRAND_NICENESS = 10  # they take long and nobody counts their milliseconds
 
 Errand = BatchRequest | ExportRequest | ParityRequest | ImportRequest
 
@@ -123,8 +122,6 @@ class _Errand:
                 match kind:
                     case FrameKind.HELLO:
                         self._pid = int(body)
-                        with suppress(OSError):
-                            os.setpriority(os.PRIO_PROCESS, self._pid, _ERRAND_NICENESS)
                     case FrameKind.PART:
                         yield body
                     case FrameKind.PROBLEM:

@@ -92,8 +92,8 @@ def _start(
         [sys.executable, "-m", module, *arguments],
         pass_fds=pass_fds,
         env={name: value for name, value in os.environ.items() if name != without},
-        # Ctrl-C reaches only us, and we forward it: each child is told once.
-        process_group=0,
+        # Ctrl-C reaches only us, and we forward it: each child is told once. And see `give_way`.
+        start_new_session=True,
         preexec_fn=_follow_parent,  # noqa: PLW1509  (one system call, before any thread exists)
     )
 

@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import sys
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import Final
@@ -40,6 +41,18 @@ def name_process(name: str) -> None:
     """What `ps` and `top` call it: up to 15 letters. One that was forked has its parent's command line. Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
+
+
+def give_way(niceness: int) -> None:
+    """Has the trainings on this machine come first, whose threads wait for each other: one that is kept from its core
+    stops them all. To be called by the leader of a session.
+
+    Where sessions have a share of the processor each, as Linux desktops and servers have it outside containers, a
+    process's niceness only counts inside its session; so that of the session is set as well (sched(7)).
+    """
+    os.nice(niceness - os.nice(0))
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(niceness))
 
 
 def limit_memory(extra_bytes: int) -> None:

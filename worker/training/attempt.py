@@ -26,7 +26,7 @@ from worker.jobs.states import EventKind, Outcome, Phase
 from worker.jobs.tables import Job
 from worker.networks import whole
 
-from . import arithmetic, checkpoints, device, memory, provenance
+from . import arithmetic, checkpoints, device, memory, provenance, threads
 from .arithmetic import Arithmetic
 from .engine import Engine
 from .plan import check_single_pictures
@@ -128,7 +128,7 @@ class _Attempt:
 
     def _prepare(self) -> None:
         spec, settings = self._spec, self._settings
-        torch.set_num_threads(self._threads)
+        threads.use(self._threads)
         self._device = device.choose(spec.device)
         arithmetic.use(self._exact, spec.precision, self._device)
         pinned = Card.model_validate(self._dataset.card)

@@ -1,6 +1,7 @@
 """What a process can tell about itself and its parent."""
 
 import os
+import subprocess
 import sys
 import threading
 
@@ -24,3 +25,15 @@ def test_threads_are_counted() -> None:
 
 def test_a_process_that_is_gone_counts_as_one_thread() -> None:
     assert thread_count(2**22 + 1) == 1
+
+
+@linux_only
+def test_one_that_gives_way_is_nice_and_has_a_name() -> None:
+    program = (
+        "import os; from worker.jobs.processes import give_way, name_process; "
+        "name_process('predictor'); give_way(10); print(os.nice(0), open('/proc/self/comm').read().strip())"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, start_new_session=True
+    )
+    assert told.stdout == "10 predictor\n"
