@@ -1,5 +1,6 @@
 """The app: lifespan, routers, error handlers."""
 
+import asyncio
 import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,10 +12,11 @@ from worker.jobs.settings import Settings
 
 from . import errors
 from .auth import Keys, RequireKey, bearer
+from .certifying import certify
 from .middleware import RequestContext
 from .predictor import Predictor
 from .resolving import Resolver
-from .routes import checkpoints, control, datasets, health, jobs, logs, metrics, predict, report
+from .routes import batch, checkpoints, control, datasets, health, jobs, logs, metrics, models, parity, predict, report
 
 _JSON_BYTES = 2**20
 _DESCRIPTION = "Turns *train this network on these pictures* into HTTP."
@@ -30,9 +32,11 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.settings, app.state.db, app.state.predictor = settings, db, predictor
         app.state.keys, app.state.resolver = Keys(settings, db), Resolver(db)
         predictor.start()
+        certifying = asyncio.create_task(certify(db, predictor))
         gc.collect()
         gc.freeze()  # going through all that start-up has left takes 80 ms each time, in which nobody is answered
         yield
+        certifying.cancel()
         await predictor.stop()
         db.close()
 
@@ -46,11 +50,12 @@ def create_app(settings: Settings) -> FastAPI:
         swagger_ui_oauth2_redirect_url=None,
         responses=errors.everywhere(),
     )
-    for room in (jobs, control, metrics, report, logs, checkpoints, health):
+    for room in (jobs, control, metrics, report, logs, checkpoints, parity, models, health):
         app.include_router(room.router, max_body_size=_JSON_BYTES)
     app.include_router(predict.router, max_body_size=settings.max_image_bytes)
     app.router.routes.insert(0, predict.lean(settings.max_image_bytes))
-    app.include_router(datasets.router, max_body_size=settings.max_dataset_bytes)
+    for room in (batch, datasets):
+        app.include_router(room.router, max_body_size=settings.max_dataset_bytes)
     errors.install(app)
     app.add_middleware(RequireKey)
     app.add_middleware(RequestContext)  # the outermost

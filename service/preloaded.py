@@ -12,6 +12,7 @@ from worker.jobs.settings import Settings
 
 _OWN = (
     "data_dir",
+    "min_free_bytes",
     "max_pixels",
     "max_entries",
     "max_unpacked_bytes",

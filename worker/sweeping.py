@@ -31,7 +31,7 @@ def sweep(db: Database, data_dir: Path) -> None:
     states = versions.states(db)  # after the files, so that none of them is younger than what is known
     for path in archives:
         state = states.get(path.stem)
-        is_broken_off = path.suffix == ".receiving" and _age(path) > _LOCK_SECONDS and is_unlocked(path)
+        is_broken_off = path.suffix in (".receiving", ".pictures") and _age(path) > _LOCK_SECONDS and is_unlocked(path)
         is_forgotten = path.suffix == ".archive" and state is None and _age(path) > _ROW_SECONDS
         if state in (DatasetStatus.READY, *_GONE) or is_broken_off or is_forgotten:
             _remove(path)

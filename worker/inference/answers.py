@@ -8,12 +8,15 @@ import json
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .models import Ready
+
+
+MOST_PICTURES: Final = 16  # in one pass: while it answers these the service can bring the next ones
 
 
 class Seen(NamedTuple):

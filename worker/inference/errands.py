@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from worker.jobs.settings import Settings
 from worker.jobs.wire import BatchRequest, ExportRequest, ImportRequest, ParityRequest
 
 from .models import Models
@@ -15,12 +16,12 @@ Errand = BatchRequest | ExportRequest | ParityRequest | ImportRequest
 class Place:
     """Where an errand works, and what it may take from strangers."""
 
-    data_dir: Path
     models: Models
-    max_pixels: int
-    max_entries: int
-    max_unpacked_bytes: int
-    max_image_bytes: int
+    settings: Settings  # its data folder, and the limits
+
+    @property
+    def data_dir(self) -> Path:
+        return self.settings.data_dir
 
 
 def run(place: Place, request: Errand) -> Iterator[bytes]:

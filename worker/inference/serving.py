@@ -30,12 +30,11 @@ from worker.training import memory
 from worker.training.plan import plan
 
 from . import errands, tensors
-from .answers import Seen, answers, look
+from .answers import MOST_PICTURES, Seen, answers, look
 from .errands import Place
 from .frames import Frame, Frames
 from .models import Models, Ready
 
-_MOST_PICTURES: Final = 16  # in one pass: while it answers these the service can bring the next ones
 _SECONDS: Final = 60  # a batch that takes longer hangs: the kernel ends this process
 _STICKY: Final = "CUDA error"  # after one nothing works on that GPU in this process
 _log = structlog.get_logger()
@@ -54,14 +53,7 @@ class _Predictor:
     def __init__(self, frames: Frames, settings: Settings) -> None:
         self._frames = frames
         self._models = Models(settings.data_dir, settings.predictor_bytes, device=settings.predictor_device)
-        self._place = Place(
-            settings.data_dir,
-            self._models,
-            max_pixels=settings.max_pixels,
-            max_entries=settings.max_entries,
-            max_unpacked_bytes=settings.max_unpacked_bytes,
-            max_image_bytes=settings.max_image_bytes,
-        )
+        self._place = Place(self._models, settings)
         self._threads = torch.get_num_threads()
 
     def answer(self, frame: Frame) -> None:
@@ -79,12 +71,12 @@ class _Predictor:
         try:
             ready = self._models.get(request.path, request.sha256)
             self._use(request.threads if ready.is_large else 1)
-            most = min(ready.at_once, _MOST_PICTURES)
+            most = min(ready.at_once, MOST_PICTURES)
             frame: Frame | None = first
             while frame is not None:
                 assert isinstance(frame.request, PredictRequest)
                 try:
-                    picture = look(ready, frame.body, self._place.max_pixels, auto_fix=frame.request.auto_fix)
+                    picture = look(ready, frame.body, self._place.settings.max_pixels, auto_fix=frame.request.auto_fix)
                     seen.append((frame.id, frame.request.top_k, picture))
                 except EpochdError as error:
                     done.append(_problem(frame.id, error))

@@ -81,6 +81,7 @@ class BatchRequest(OfCheckpoint):
     archive: str | None = None  # relative to the data folder; or
     dataset: OfDataset | None = None
     split: Literal["train", "test"] = "test"
+    threads: int = 1
 
 
 class ExportRequest(OfCheckpoint):

@@ -1,0 +1,133 @@
+"""Predictions for many pictures at once: an archive's, or a dataset's. The answer is a stream."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field, model_validator
+from starlette.concurrency import run_in_threadpool
+from worker.jobs import errors, versions
+from worker.jobs.db import Database
+from worker.jobs.ids import new_id
+from worker.jobs.states import DatasetStatus
+from worker.jobs.wire import BatchRequest, OfDataset
+
+from service.deps import DatabaseDep, PredictorDep, ResolverDep, SettingsDep, require_space
+from service.errors import responses
+from service.uploads import ARCHIVE, received_file
+from service.which import Which
+
+router = APIRouter(tags=["predict"])
+
+_MEDIA = {"csv": "text/csv", "ndjson": "application/x-ndjson"}
+_FILE = {"type": "string", "format": "binary", "description": "A zip, tar or tar.gz"}
+_REQUEST_BODY: dict[str, Any] = {
+    "content": {
+        "multipart/form-data": {"schema": {"type": "object", "properties": {ARCHIVE: _FILE}, "required": [ARCHIVE]}},
+        "application/zip": {"schema": _FILE},
+        "application/x-tar": {"schema": _FILE},
+        "application/gzip": {"schema": _FILE},
+    },
+}
+
+
+class BatchQuery(BaseModel, extra="forbid"):
+    job: str | None = Field(None, max_length=64, description="Which job answers")
+    model: str | None = Field(None, max_length=64, description="Or which alias does; neither: as in `POST /predict`")
+    checkpoint: Which | None = None
+    top_k: int = Field(5, ge=1, le=1000, description="How many classes to name (NDJSON)")
+    auto_fix: bool = Field(False, description="As in `POST /predict`; an archive's pictures only")
+    format: Literal["csv", "ndjson"] | None = Field(None, description="Unset: what `Accept` says, else `ndjson`")
+    dataset: str | None = Field(None, max_length=64, description="Instead of an archive: a dataset that is ready")
+    version: int | None = Field(None, ge=1, lt=2**31, description="Of the dataset; unset: the newest")
+    split: Literal["train", "test"] = Field("test", description="Of the dataset")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "BatchQuery":
+        if self.job is not None and self.model is not None:
+            raise ValueError("name a job or a model, not both")
+        return self
+
+
+@router.post(
+    "/predict/batch",
+    summary="Ask for the classes of many pictures",
+    openapi_extra={"requestBody": _REQUEST_BODY},
+    response_class=StreamingResponse,
+    dependencies=[Depends(require_space)],
+    responses=responses(
+        errors.InvalidRequest,
+        errors.NotFound,
+        errors.NotReady,
+        errors.Conflict,
+        errors.CheckpointCorrupt,
+        errors.BadArchive,
+        errors.DiskFull,
+        errors.PredictorUnavailable,
+        errors.CrossSite,
+    )
+    | {
+        200: {
+            "description": "A line for each picture. NDJSON begins with `{job, epoch, total}` and ends with `{done, "
+            "failed, seconds}` and for a dataset `accuracy`; each line has `number` and `of`. A picture that cannot be "
+            "read has `error` instead of a prediction. An answer without its last line broke off.",
+            "content": {kind: {"schema": {"type": "string"}} for kind in _MEDIA.values()},
+        }
+    },
+)
+async def predict_batch(
+    request: Request,
+    db: DatabaseDep,
+    predictor: PredictorDep,
+    resolver: ResolverDep,
+    settings: SettingsDep,
+    query: Annotated[BatchQuery, Query()],
+) -> StreamingResponse:
+    """Send a zip, tar or tar.gz as the body or in the form field `archive`; or no body, and name a `dataset`.
+
+    Lines come while the pictures are worked on, in the archive's order, as NDJSON or CSV.
+    """
+    row = await resolver.find(job=query.job, model=query.model, which=query.checkpoint)
+    kind = query.format or ("csv" if "text/csv" in request.headers.get("accept", "") else "ndjson")
+    asked = BatchRequest(
+        path=row.path,
+        sha256=row.sha256,
+        format=kind,
+        top_k=query.top_k,
+        auto_fix=query.auto_fix,
+        split=query.split,
+        threads=resolver.threads,
+    )
+    async with AsyncExitStack() as stack:
+        if query.dataset is None:
+            archive = f"uploads/{new_id()}.receiving"
+            receiving = received_file(
+                request, settings.data_dir / archive, ARCHIVE, spare_bytes=settings.min_free_bytes
+            )
+            await stack.enter_async_context(receiving)
+            asked = asked.model_copy(update={"archive": archive})
+        else:
+            dataset = await run_in_threadpool(_dataset, db, query.dataset, query.version)
+            asked = asked.model_copy(update={"dataset": dataset})
+        lines = await stack.enter_async_context(predictor.errand(asked))
+        first = await anext(lines)  # what is refused as a whole is refused with its own status
+        headers = {"Epochd-Job": row.job_id, "Epochd-Epoch": str(row.epoch), "Epochd-Checkpoint-Sha256": row.sha256}
+        return StreamingResponse(_stream(first, lines, stack.pop_all()), media_type=_MEDIA[kind], headers=headers)
+
+
+async def _stream(first: bytes, lines: AsyncIterator[bytes], held: AsyncExitStack) -> AsyncIterator[bytes]:
+    """Raises what the errand raises: the connection then breaks, for a status has long been sent."""
+    async with held:
+        yield first
+        async for line in lines:
+            yield line
+
+
+def _dataset(db: Database, name: str, version: int | None) -> OfDataset:
+    """Raises NotFound and NotReady."""
+    dataset = versions.get(db, name, version)
+    if dataset is None or dataset.status != DatasetStatus.READY or dataset.card is None:
+        raise errors.NotReady("The dataset is not ready; `GET /datasets/{name}` says why.")
+    return OfDataset(folder=versions.folder(dataset), sha256=dataset.card["sha256"])

@@ -1,0 +1,119 @@
+"""A job's test pictures, once as files through the prediction path and once as arrays through the test loop's."""
+
+import io
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from worker.datasets.opening import open_prepared
+from worker.datasets.pictures import unit
+from worker.datasets.source import Split
+from worker.jobs.parity import Parity
+from worker.jobs.wire import ParityRequest
+from worker.training import arithmetic
+from worker.training.batches import test_batch_size
+from worker.training.checkpoints import Metadata
+
+from .answers import MOST_PICTURES, look
+from .errands import Place
+from .models import Ready, load_plain
+
+_MOST_PICTURES = 10_000
+# Of the largest output. Folded batch norm and batches of other sizes round in other places.
+_TOLERANCES = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 5e-2, "fp16": 1e-2}
+_MAY_DIFFER = 1e-3  # share of pictures whose class may change by that rounding
+
+
+@dataclass
+class _Sums:
+    pictures: int = 0
+    difference: float = 0.0
+    output: float = 0.0
+    agree: int = 0
+    right: int = 0
+    right_in_loop: int = 0
+
+    def add(self, answered: Tensor, looped: Tensor, y: Tensor, *, is_classes: bool) -> None:
+        self.pictures += len(y)
+        self.difference = max(self.difference, float((answered - looped).abs().max()))
+        self.output = max(self.output, float(looped.abs().max()))
+        if is_classes:
+            ours, theirs = answered.argmax(dim=1), looped.argmax(dim=1)
+            self.agree += int((ours == theirs).sum())
+            self.right += int((ours == y).sum())
+            self.right_in_loop += int((theirs == y).sum())
+
+
+def parity(place: Place, request: ParityRequest) -> Iterator[bytes]:
+    """One `Parity`, as JSON. Raises CheckpointCorrupt, DatasetMissing and DatasetChanged."""
+    begun = time.perf_counter()
+    ready = place.models.get(request.path, request.sha256)
+    network, metadata = load_plain(place.data_dir, request.path, request.sha256)
+    data = open_prepared(place.data_dir / request.dataset.folder, request.dataset.sha256)
+    chosen = _chosen(data.test)
+    model, sums = _as_tested(network, metadata, ready.device), _Sums()
+    size = test_batch_size(metadata.preprocessing, metadata.spec.batch_size)
+    for indices in chosen.split(size):  # type: ignore[no-untyped-call]
+        images, y = data.test.images.index_select(0, indices), data.test.labels.index_select(0, indices)
+        looped = _looped(model, images, ready.device)
+        sums.add(_answered(ready, images, place.settings.max_pixels), looped, y, is_classes=bool(metadata.classes))
+    yield _certificate(sums, ready, time.perf_counter() - begun).model_dump_json().encode()
+
+
+def _chosen(split: Split) -> Tensor:
+    return torch.linspace(0, len(split) - 1, min(len(split), _MOST_PICTURES)).round().long()
+
+
+def _as_tested(network: nn.Module, metadata: Metadata, device: torch.device) -> nn.Module:
+    """As the engine's test loop sees the network."""
+    layout = arithmetic.memory_format(network)
+    made = arithmetic.in_precision(network.to(device).to(memory_format=layout), metadata.spec.precision, device)
+    return arithmetic.FromUnit(made, metadata.preprocessing, layout).eval()
+
+
+@torch.inference_mode()
+def _looped(model: nn.Module, images: Tensor, device: torch.device) -> Tensor:
+    pred: Tensor = model(unit(images.to(device)))
+    return pred.float().cpu()
+
+
+def _answered(ready: Ready, images: Tensor, max_pixels: int) -> Tensor:
+    seen = [look(ready, _png(image), max_pixels, auto_fix=False).pixels for image in images]
+    batches = torch.split(torch.stack(seen), MOST_PICTURES)  # as they are answered
+    return torch.cat([ready.logits(batch) for batch in batches])
+
+
+def _png(image: Tensor) -> bytes:
+    """uint8 C x H x W as a client would send it."""
+    pixels = image.permute(1, 2, 0).numpy()
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)).save(
+        file, "PNG", compress_level=1
+    )
+    return file.getvalue()
+
+
+def _certificate(sums: _Sums, ready: Ready, seconds: float) -> Parity:
+    metadata, is_classes = ready.metadata, bool(ready.metadata.classes)
+    tolerance = _TOLERANCES[metadata.spec.precision] * sums.output
+    agree = sums.agree / sums.pictures if is_classes else None
+    return Parity(
+        pictures=sums.pictures,
+        epoch=metadata.epoch,
+        sha256=ready.sha256,
+        largest_difference=sums.difference,
+        largest_output=sums.output,
+        tolerance=tolerance,
+        agree=agree,
+        accuracy=sums.right / sums.pictures if is_classes else None,
+        loop_accuracy=sums.right_in_loop / sums.pictures if is_classes else None,
+        recorded_accuracy=metadata.metrics.get("test_accuracy"),
+        passed=sums.difference <= tolerance and (agree is None or agree >= 1 - _MAY_DIFFER),
+        precision=metadata.spec.precision,
+        seconds=round(seconds, 3),
+    )

@@ -1,0 +1,87 @@
+"""Parity certificates: which job wants one, and where it is kept. Each function is one transaction."""
+
+from typing import NamedTuple
+
+from sqlalchemy import select
+from sqlalchemy.orm import aliased
+from sqlmodel import Session, col
+
+from . import kept, queue, records, versions
+from .db import Database, now
+from .errors import Conflict, NotReady
+from .parity import Parity
+from .states import DatasetStatus, Status
+from .tables import Checkpoint, Dataset, Job, ParityRow
+from .wire import OfDataset, ParityRequest
+
+_SENTENCE_CHARACTERS = 300
+
+
+class Wanting(NamedTuple):
+    """A job that has no certificate for its best checkpoint."""
+
+    checkpoint: Checkpoint
+    request: ParityRequest | None  # None when its dataset is gone
+
+
+def wanting(db: Database) -> Wanting | None:
+    """The one that succeeded last."""
+    with db.read() as session:
+        made = aliased(ParityRow)
+        jobs = (
+            select(Job, made)
+            .outerjoin(made, col(made.job_id) == col(Job.id))
+            .where(col(Job.status) == Status.SUCCEEDED, col(Job.imported).is_(False))
+            .where(col(made.job_id).is_(None) | (col(made.made_at) < col(Job.finished_at)))
+            .order_by(col(Job.finished_at).desc())
+            .limit(1)
+        )
+        found = session.execute(jobs).first()
+        if found is None:
+            return None
+        job = found[0]
+        best = kept.best(job.id, kept.policy(session, job.id).best_by).scalar_subquery()
+        query = select(Checkpoint).where(col(Checkpoint.job_id) == job.id, col(Checkpoint.epoch) == best)
+        row = session.execute(query).scalar_one_or_none()
+        if row is None:
+            return None
+        return Wanting(row, _request(session, job, row))
+
+
+def record(db: Database, checkpoint: Checkpoint, found: Parity | str) -> None:
+    """The certificate, or why there is none. In place of an older one; nothing when the job has gone meanwhile."""
+    with db.write() as session:
+        if session.get(Job, checkpoint.job_id, with_for_update={"key_share": True}) is None:
+            return
+        row = session.get(ParityRow, checkpoint.job_id) or ParityRow(
+            job_id=checkpoint.job_id, epoch=checkpoint.epoch, sha256=checkpoint.sha256, made_at=now(session), error="-"
+        )
+        row.epoch, row.sha256, row.made_at = checkpoint.epoch, checkpoint.sha256, now(session)
+        row.contents = found.model_dump(mode="json") if isinstance(found, Parity) else None
+        row.error = found[:_SENTENCE_CHARACTERS] if isinstance(found, str) else None
+        session.add(row)
+
+
+def find(db: Database, job_id: str) -> Parity:
+    """Raises NotFound, NotReady while the job or the certificate is not there, and Conflict when none can be made."""
+    job = queue.get(db, job_id)
+    if job.imported:
+        raise Conflict("The job was imported: its test pictures are elsewhere. Its test vectors were checked then.")
+    with db.read() as session:
+        row = session.get(ParityRow, job_id)
+    if job.status != Status.SUCCEEDED:
+        raise NotReady(f"The job is {job.status}; the certificate is made when a job has succeeded.")
+    best = next(each.row for each in records.checkpoints(db, job_id) if each.is_best)
+    if row is None or row.sha256 != best.sha256:
+        raise NotReady("The certificate is being made; ask again in a few seconds.")
+    if row.contents is None:
+        raise Conflict(f"There is no certificate. {row.error}")
+    return Parity.model_validate(row.contents)
+
+
+def _request(session: Session, job: Job, row: Checkpoint) -> ParityRequest | None:
+    dataset = session.get(Dataset, job.dataset_id) if job.dataset_id else None
+    if dataset is None or dataset.status != DatasetStatus.READY or dataset.card is None:
+        return None
+    of_dataset = OfDataset(folder=versions.folder(dataset), sha256=dataset.card["sha256"])
+    return ParityRequest(path=row.path, sha256=row.sha256, dataset=of_dataset)
