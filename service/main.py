@@ -16,7 +16,21 @@ from .certifying import certify
 from .middleware import RequestContext
 from .predictor import Predictor
 from .resolving import Resolver
-from .routes import batch, checkpoints, control, datasets, health, jobs, logs, metrics, models, parity, predict, report
+from .routes import (
+    batch,
+    checkpoints,
+    control,
+    datasets,
+    health,
+    jobs,
+    logs,
+    metrics,
+    models,
+    parity,
+    predict,
+    report,
+    v2,
+)
 
 _JSON_BYTES = 2**20
 _DESCRIPTION = "Turns *train this network on these pictures* into HTTP."
@@ -52,7 +66,8 @@ def create_app(settings: Settings) -> FastAPI:
     )
     for room in (jobs, control, metrics, report, logs, checkpoints, parity, models, health):
         app.include_router(room.router, max_body_size=_JSON_BYTES)
-    app.include_router(predict.router, max_body_size=settings.max_image_bytes)
+    for room in (predict, v2):
+        app.include_router(room.router, max_body_size=settings.max_image_bytes)
     app.router.routes.insert(0, predict.lean(settings.max_image_bytes))
     for room in (batch, datasets):
         app.include_router(room.router, max_body_size=settings.max_dataset_bytes)
