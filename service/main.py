@@ -21,6 +21,7 @@ from .routes import (
     checkpoints,
     control,
     datasets,
+    exports,
     health,
     jobs,
     logs,
@@ -69,7 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
     for room in (predict, v2):
         app.include_router(room.router, max_body_size=settings.max_image_bytes)
     app.router.routes.insert(0, predict.lean(settings.max_image_bytes))
-    for room in (batch, datasets):
+    for room in (batch, exports, datasets):
         app.include_router(room.router, max_body_size=settings.max_dataset_bytes)
     errors.install(app)
     app.add_middleware(RequireKey)

@@ -11,7 +11,7 @@ from worker.jobs.spec import Part
 from worker.jobs.states import Status
 
 from service.bodies.jobs import JobBody
-from service.deps import DatabaseDep, JobDep, SettingsDep, require_json_if_any, require_space
+from service.deps import DatabaseDep, JobDep, ResolverDep, SettingsDep, require_json_if_any, require_space
 from service.errors import responses
 from service.whole import whole
 
@@ -117,7 +117,8 @@ def extend(job: JobDep, db: DatabaseDep, body: Extend) -> JobBody:
 
 
 @router.delete("", status_code=204, summary="Delete a job that has ended", responses=_problems())
-def delete(job: JobDep, db: DatabaseDep, settings: SettingsDep) -> None:
-    """Its metrics, checkpoints and logs go with it."""
+def delete(job: JobDep, db: DatabaseDep, settings: SettingsDep, resolver: ResolverDep) -> None:
+    """Its metrics, checkpoints and logs go with it. Not while an alias points at it."""
     control.delete(db, job.id)
+    resolver.forget()
     leftovers.remove_job(settings.data_dir, job.id)

@@ -6,7 +6,11 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-WRITES_NOTHING = {("POST", "/predict")}
+WRITES_NOTHING = {
+    ("POST", "/v2/models/{name}/infer"),
+    ("POST", "/v2/models/{name}/versions/{version}/infer"),
+    ("POST", "/predict"),
+}
 Operation = tuple[str, str, dict[str, Any]]
 
 

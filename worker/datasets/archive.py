@@ -29,7 +29,7 @@ _MAX_RATIO, _ANY_RATIO_BYTES = 100, 64 * 2**20
 _CHUNK: Final = 2**20
 _LOOK_BYTES: Final = 16 * 2**20  # between two looks at the disk
 # What the standard library raises on archives that are damaged or were made to harm.
-_DAMAGED = (
+DAMAGED = (
     zipfile.BadZipFile,
     tarfile.TarError,
     zlib.error,
@@ -87,7 +87,7 @@ def unpack(
                         _take(entry, path, out, unpacked, budget)
                         yield from unpacked.members[known:]
                     count(done, total)
-        except _DAMAGED as error:
+        except DAMAGED as error:
             if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
                 raise
             raise BadArchive("The archive is damaged, or was cut off.") from error

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from .models import Ready
 
-
 MOST_PICTURES: Final = 16  # in one pass: while it answers these the service can bring the next ones
 
 

@@ -25,7 +25,7 @@ from .models import Ready, load_plain
 
 _MOST_PICTURES = 10_000
 # Of the largest output. Folded batch norm and batches of other sizes round in other places.
-_TOLERANCES = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 5e-2, "fp16": 1e-2}
+TOLERANCES = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 5e-2, "fp16": 1e-2}
 _MAY_DIFFER = 1e-3  # share of pictures whose class may change by that rounding
 
 
@@ -83,12 +83,12 @@ def _looped(model: nn.Module, images: Tensor, device: torch.device) -> Tensor:
 
 
 def _answered(ready: Ready, images: Tensor, max_pixels: int) -> Tensor:
-    seen = [look(ready, _png(image), max_pixels, auto_fix=False).pixels for image in images]
+    seen = [look(ready, png(image), max_pixels, auto_fix=False).pixels for image in images]
     batches = torch.split(torch.stack(seen), MOST_PICTURES)  # as they are answered
     return torch.cat([ready.logits(batch) for batch in batches])
 
 
-def _png(image: Tensor) -> bytes:
+def png(image: Tensor) -> bytes:
     """uint8 C x H x W as a client would send it."""
     pixels = image.permute(1, 2, 0).numpy()
     file = io.BytesIO()
@@ -100,7 +100,7 @@ def _png(image: Tensor) -> bytes:
 
 def _certificate(sums: _Sums, ready: Ready, seconds: float) -> Parity:
     metadata, is_classes = ready.metadata, bool(ready.metadata.classes)
-    tolerance = _TOLERANCES[metadata.spec.precision] * sums.output
+    tolerance = TOLERANCES[metadata.spec.precision] * sums.output
     agree = sums.agree / sums.pictures if is_classes else None
     return Parity(
         pictures=sums.pictures,

@@ -137,7 +137,7 @@ def _named(source: Connection, data_dir: Path) -> list[str]:
     with Session(bind=source) as session:
         found = list(session.execute(select(col(StepCheckpoint.path))).scalars())
         checkpoints = select(col(Checkpoint.path), col(Checkpoint.state_path)).order_by(col(Checkpoint.epoch).desc())
-        found += [path for row in session.execute(checkpoints) for path in row]
+        found += [path for row in session.execute(checkpoints) for path in row if path is not None]
         attempts = session.execute(select(col(Attempt.job_id), col(Attempt.number))).all()
         datasets = list(session.execute(select(Dataset)).scalars())
     optional = [training_log(row.job_id, row.number) for row in attempts]

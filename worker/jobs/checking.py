@@ -19,7 +19,7 @@ from .db import Database
 from .leftovers import attempt_of
 from .restore import SCRATCH as RESTORE_SCRATCH
 from .states import OWNED, DatasetStatus, EventKind, Status
-from .tables import Attempt, Checkpoint, Dataset, Epoch, Event, Job, StepCheckpoint
+from .tables import Alias, Attempt, Checkpoint, Dataset, Epoch, Event, Job, StepCheckpoint
 
 _YOUNG_SECONDS: Final = 60.0  # somebody may just be making it
 _CARD: Final = "card.json"
@@ -27,7 +27,7 @@ _CARD: Final = "card.json"
 
 @dataclass(frozen=True)
 class Finding:
-    subject: str  # a job's id, or a path relative to the data folder
+    subject: str  # a job's id, an alias, or a path relative to the data folder
     sentence: str
     is_orphan: bool = False  # a file or folder that nothing names
 
@@ -36,7 +36,7 @@ def check(db: Database, data_dir: Path, *, digests: bool = False) -> list[Findin
     """Everything that is wrong, as far as it can be told while epochd works."""
     seen = _files(data_dir)  # before the rows: what is written meanwhile is not in here
     with db.snapshot() as connection, Session(bind=connection) as session:
-        found = [*_of_database(session), *_of_jobs(session), *_of_sequences(session)]
+        found = [*_of_database(session), *_of_jobs(session), *_of_sequences(session), *_of_aliases(session)]
         named = _named(session)
         known = _Known(session)
     found += _of_files(db, data_dir, named, digests=digests)
@@ -109,6 +109,7 @@ def _of_jobs(session: Session) -> Iterator[Finding]:
             col(Job.status),
             col(Job.attempt),
             col(Job.last_seq),
+            col(Job.imported),
             cast(Job.spec["epochs"].as_string(), Integer).label("wanted"),
             func.coalesce(epochs.c.rows, 0).label("epochs"),
             func.coalesce(epochs.c.last, 0).label("last_epoch"),
@@ -131,7 +132,7 @@ def _of_jobs(session: Session) -> Iterator[Finding]:
 
 
 def _of_job(row: Any) -> Iterator[str]:
-    if row.epochs != row.last_epoch:
+    if row.epochs != row.last_epoch and not row.imported:
         yield f"it has {row.epochs} rows of metrics for {row.last_epoch} epochs."
     if row.last_checkpoint != row.last_epoch:
         yield f"its newest checkpoint is of epoch {row.last_checkpoint}, its newest metrics of epoch {row.last_epoch}."
@@ -143,7 +144,8 @@ def _of_job(row: Any) -> Iterator[str]:
         yield f"it is at attempt {row.attempt} and has {row.attempts}, up to number {row.last_attempt}."
     if row.open != (row.status in OWNED):
         yield f"it is {row.status} and has {row.open} attempts that have not ended."
-    if row.status == Status.SUCCEEDED and row.last_epoch != row.wanted and not row.stopped_early:
+    is_short = row.last_epoch != row.wanted and not row.stopped_early and not row.imported
+    if row.status == Status.SUCCEEDED and is_short:
         yield f"it has succeeded with {row.last_epoch} of {row.wanted} epochs."
 
 
@@ -158,12 +160,21 @@ def _of_sequences(session: Session) -> Iterator[Finding]:
         yield Finding(job_id, f"the seq of epoch {epoch + 1} is not above that of epoch {epoch}.")
 
 
+def _of_aliases(session: Session) -> Iterator[Finding]:
+    whole = (col(Checkpoint.job_id) == col(Alias.job_id)) & (col(Checkpoint.epoch) == col(Alias.epoch))
+    lost = select(Alias).outerjoin(Checkpoint, whole).where(col(Checkpoint.epoch).is_(None)).order_by(col(Alias.name))
+    for alias in session.execute(lost).scalars():
+        sentence = f"it points at epoch {alias.epoch} of {alias.job_id}, whose checkpoint is gone."
+        yield Finding(f"alias {alias.name}", sentence)
+
+
 def _named(session: Session) -> dict[str, _File]:
     """The files that rows name, by their paths relative to the data folder."""
     named = {}
     for checkpoint in session.execute(select(Checkpoint)).scalars():
         named[checkpoint.path] = _File(checkpoint.job_id, checkpoint.bytes, checkpoint.sha256)
-        named[checkpoint.state_path] = _File(checkpoint.job_id, None, checkpoint.state_sha256)
+        if checkpoint.state_path is not None:  # an imported one has none
+            named[checkpoint.state_path] = _File(checkpoint.job_id, None, checkpoint.state_sha256)
     for steps in session.execute(select(StepCheckpoint)).scalars():
         named[steps.path] = _File(steps.job_id, steps.bytes, steps.sha256)
     for dataset in session.execute(select(Dataset)).scalars():

@@ -11,15 +11,15 @@ from sqlalchemy import delete as delete_rows
 from sqlalchemy import func, select, update
 from sqlmodel import Session, col
 
-from . import kept, queue
+from . import aliases, kept, queue
 from .db import Database, now
 from .errors import Conflict, SpecRefused
 from .patches import keeps_training, patched
 from .spec import Checkpoints, Cosine, OneCycle, Spec
 from .states import TERMINAL, DatasetStatus, Status
-from .tables import Attempt, Checkpoint, Dataset, Epoch, Job, ReportRow, StepCheckpoint
+from .tables import Alias, Attempt, Checkpoint, Dataset, Epoch, Job, ParityRow, ReportRow, StepCheckpoint
 
-_OF_A_TRAINING = (Epoch, Checkpoint, StepCheckpoint, ReportRow)
+_OF_A_TRAINING = (Epoch, Checkpoint, StepCheckpoint, ReportRow, ParityRow)
 
 
 def cancel(db: Database, job_id: str, *, at_once: bool = False) -> Job:
@@ -79,7 +79,7 @@ def retry(db: Database, job_id: str, *, apply_suggestion: bool = False) -> Job:
 
     `apply_suggestion`: with the spec patched as its error suggests. Unless that leaves the result as it is, the job
     begins anew, and what it had trained is forgotten. Raises NotFound, and Conflict when the status does not allow it,
-    when there is no suggestion, and when the dataset is gone.
+    when there is no suggestion, when an alias points at what would be forgotten, and when the dataset is gone.
     """
     with db.write() as session:
         job = queue.find(session, job_id, lock=True)
@@ -94,13 +94,15 @@ def retry(db: Database, job_id: str, *, apply_suggestion: bool = False) -> Job:
 def extend(db: Database, job_id: str, epochs: int) -> Job:
     """A job that has succeeded trains so many epochs more, as if it had been submitted with them.
 
-    Raises NotFound, SpecRefused when they would be too many, and Conflict when the job has not succeeded, when its
-    schedule is made for the epochs that it had, when it stopped early, and when the dataset is gone.
+    Raises NotFound, SpecRefused when they would be too many, and Conflict when the job has not succeeded, when it was
+    imported, when its schedule is made for the epochs that it had, when it stopped early, and when the dataset is gone.
     """
     with db.write() as session:
         job = queue.find(session, job_id, lock=True)
         if job.status != Status.SUCCEEDED:
             raise Conflict(f"The job is {job.status}; only one that has succeeded can be extended.")
+        if job.imported:
+            raise Conflict("The job was imported, without what a training needs to go on; submit a new job.")
         spec = _valid(job.spec)
         if isinstance(spec.schedule, Cosine | OneCycle):
             raise Conflict(
@@ -116,24 +118,33 @@ def extend(db: Database, job_id: str, epochs: int) -> Job:
 
 
 def delete(db: Database, job_id: str) -> None:
-    """All rows of a job that has ended; the caller removes its folder. Raises NotFound and Conflict."""
+    """All rows of a job that has ended; the caller removes its folder. Raises NotFound and Conflict.
+
+    Not of one that an alias points at. An alias that pointed at it before cannot be rolled back to it any more.
+    """
     with db.write() as session:
         job = queue.find(session, job_id, lock=True)
         if job.status not in TERMINAL:
             raise Conflict(f"The job is {job.status}; cancel it first.")
+        aliases.let_go(session, job_id)
         session.delete(job)
 
 
 def delete_old(db: Database, days: float) -> list[str]:
-    """Deletes the rows of jobs that ended longer ago. Returns their ids; the caller removes their folders."""
+    """Deletes the rows of jobs that ended longer ago, but for those that an alias points at.
+
+    Returns their ids; the caller removes their folders.
+    """
     with db.write() as session:
         old = session.execute(_ended_before(session, days).with_for_update(skip_locked=True)).scalars().all()
-        session.execute(delete_rows(Job).where(col(Job.id).in_(old)))
-        return list(old)
+        unnamed = delete_rows(Job).where(col(Job.id).in_(old), col(Job.id).not_in(select(col(Alias.job_id))))
+        gone = list(session.execute(unnamed.returning(col(Job.id))).scalars())
+        aliases.forget_previous(session, gone)
+        return gone
 
 
 def thin_old(db: Database, days: float) -> dict[str, tuple[int, list[str]]]:
-    """Forgets all but the best and the last checkpoint of jobs that ended longer ago.
+    """Forgets all but the best and the last checkpoint of jobs that ended longer ago, and those that aliases need.
 
     Returns, by the ids of the jobs that had more, their last attempt and the files that stay.
     """
@@ -143,8 +154,10 @@ def thin_old(db: Database, days: float) -> dict[str, tuple[int, list[str]]]:
         thinned = {}
         for job_id in session.execute(old).scalars().all():
             best_by = kept.policy(session, job_id).best_by
+            before = kept.files(session, job_id)
             files = kept.prune(session, job_id, Checkpoints(keep="best", best_by=best_by))
-            thinned[job_id] = (queue.find(session, job_id).attempt, files)
+            if len(files) < len(before):
+                thinned[job_id] = (queue.find(session, job_id).attempt, files)
         return thinned
 
 
@@ -159,6 +172,7 @@ def _apply(session: Session, job: Job, patch: dict[str, Any] | None) -> None:
     job.spec = _valid(patched(job.spec, patch)).model_dump(mode="json")
     if keeps_training(patch):
         return
+    aliases.let_go(session, job.id)
     for table in _OF_A_TRAINING:
         session.execute(delete_rows(table).where(col(table.job_id) == job.id))
     of_job = update(Attempt).where(col(Attempt.job_id) == job.id)

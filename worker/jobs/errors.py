@@ -88,6 +88,14 @@ class BadBackup(EpochdError):
     """This is not a whole backup of epochd's."""
 
 
+class BadBundle(EpochdError):
+    """This is not a model's bundle as `GET /jobs/{id}/checkpoints/{epoch}/export?format=bundle` gives it."""
+
+
+class NotExportable(EpochdError):
+    """This network cannot be exported in this format; its weights can be downloaded as safetensors."""
+
+
 class ArchiveTooLarge(EpochdError):
     """The archive holds more than this service accepts."""
 

@@ -6,7 +6,7 @@ from sqlalchemy import ColumnElement, Select, delete, func, select
 from sqlmodel import Session, col
 
 from .spec import LOWER_IS_BETTER, Checkpoints, Metric
-from .tables import Checkpoint, Epoch, Job, StepCheckpoint
+from .tables import Alias, Checkpoint, Epoch, Job, StepCheckpoint
 
 WITH_METRICS = (col(Epoch.job_id) == col(Checkpoint.job_id)) & (col(Epoch.epoch) == col(Checkpoint.epoch))
 
@@ -31,12 +31,13 @@ def best(job_id: str, best_by: Metric | None) -> Select[int]:
 
 def prune(session: Session, job_id: str, what: Checkpoints | None = None) -> list[str]:
     """Deletes the rows of checkpoints that do not stay, by the spec's policy or by `what`. Returns the paths of all
-    files of those that do.
+    files of those that do. What an alias points at, or may be rolled back to, stays. The caller has the job locked.
     """
     what = what or policy(session, job_id)
     if what.keep != "all":
         epoch = col(Checkpoint.epoch)
-        stays = {session.execute(select(func.max(epoch)).where(col(Checkpoint.job_id) == job_id)).scalar_one()}
+        stays = _pointed_at(session, job_id)
+        stays.add(session.execute(select(func.max(epoch)).where(col(Checkpoint.job_id) == job_id)).scalar_one())
         if what.keep != "last":
             stays.add(session.execute(best(job_id, what.best_by)).scalar_one_or_none())
         goes = delete(Checkpoint).where(col(Checkpoint.job_id) == job_id, epoch.not_in(stays))
@@ -50,7 +51,15 @@ def files(session: Session, job_id: str) -> list[str]:
     """The paths, relative to the data folder, of all files of a job's checkpoints: weights and state."""
     whole = select(col(Checkpoint.path), col(Checkpoint.state_path)).where(col(Checkpoint.job_id) == job_id)
     inside = select(col(StepCheckpoint.path)).where(col(StepCheckpoint.job_id) == job_id)
-    return [path for query in (whole, inside) for row in session.execute(query) for path in row]
+    # An imported checkpoint has no state.
+    return [path for query in (whole, inside) for row in session.execute(query) for path in row if path is not None]
+
+
+def _pointed_at(session: Session, job_id: str) -> set[int | None]:
+    """In one statement: between two, an alias may move from one to the other."""
+    now = select(col(Alias.epoch)).where(col(Alias.job_id) == job_id)
+    before = select(col(Alias.previous_epoch)).where(col(Alias.previous_job_id) == job_id)
+    return set(session.execute(now.union(before)).scalars())
 
 
 def _goodness(best_by: Metric | None) -> ColumnElement[float]:

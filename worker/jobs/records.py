@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from sqlalchemy import delete, func, select, update
-from sqlmodel import col
+from sqlmodel import Session, col
 
 from . import kept
 from .db import Database, now
@@ -253,28 +253,38 @@ class KeptCheckpoint:
 def checkpoints(db: Database, job_id: str) -> list[KeptCheckpoint]:
     """A job's checkpoints, oldest first."""
     with db.read() as session:
-        best = kept.best(job_id, kept.policy(session, job_id).best_by).scalar_subquery()
-        query = (
-            select(Checkpoint, Epoch, col(Checkpoint.epoch) == best)
-            .join(Epoch, kept.WITH_METRICS)
-            .where(col(Checkpoint.job_id) == job_id)
-            .order_by(col(Checkpoint.epoch))
-        )
-        rows = session.execute(query).all()
-    return [KeptCheckpoint(row, metrics, is_best, row is rows[-1][0]) for row, metrics, is_best in rows]
+        return _checkpoints(session, job_id)
 
 
 def checkpoint(db: Database, job_id: str, which: str) -> KeptCheckpoint:
     """The one that `best`, `last` or the number of an epoch names.
 
     Raises NotReady when there is none yet, NotFound when there is none of that epoch."""
-    found = checkpoints(db, job_id)
+    with db.read() as session:
+        return find_checkpoint(session, job_id, which)
+
+
+def find_checkpoint(session: Session, job_id: str, which: str) -> KeptCheckpoint:
+    """As `checkpoint`, inside a transaction."""
+    found = _checkpoints(session, job_id)
     if not found:
         raise NotReady
     for item in found:
         if (which == "best" and item.is_best) or (which == "last" and item.is_last) or which == str(item.row.epoch):
             return item
     raise NotFound(f"The job has no checkpoint of epoch {which}, or did not keep it.")
+
+
+def _checkpoints(session: Session, job_id: str) -> list[KeptCheckpoint]:
+    best = kept.best(job_id, kept.policy(session, job_id).best_by).scalar_subquery()
+    query = (
+        select(Checkpoint, Epoch, col(Checkpoint.epoch) == best)
+        .join(Epoch, kept.WITH_METRICS)
+        .where(col(Checkpoint.job_id) == job_id)
+        .order_by(col(Checkpoint.epoch))
+    )
+    rows = session.execute(query).all()
+    return [KeptCheckpoint(row, metrics, is_best, row is rows[-1][0]) for row, metrics, is_best in rows]
 
 
 def newest_succeeded(db: Database) -> str:

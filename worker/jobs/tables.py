@@ -1,7 +1,7 @@
 """The tables. A model is always a network here, so these rows are called by what they are: jobs, attempts, ...
 
-The database guards the invariants by named CHECK constraints; `queue.py`, `records.py` (with `kept.py`), `datasets.py`
-and `workers.py` write all but the keys.
+The database guards the invariants by named CHECK constraints; `queue.py`, `control.py`, `records.py` (with `kept.py`),
+`datasets.py`, `aliases.py`, `parities.py`, `imports.py` and `workers.py` write all but the keys.
 """
 
 from collections.abc import Iterable

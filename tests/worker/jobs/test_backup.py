@@ -20,16 +20,17 @@ from sqlalchemy import select, text
 from sqlmodel import Session, SQLModel, col
 
 from tests.postgres import Server
+from tests.worker.jobs.imported import imported
 from tests.worker.jobs.kept_files import contents, filled, make_old, put, record_with_files
 from tests.worker.jobs.making import BACKENDS, claim, everything, upgrade
-from worker.jobs import backup, checking, control, datasets, queue
+from worker.jobs import aliases, backup, checking, control, datasets, queue
 from worker.jobs.backup import MANIFEST, ROWS
-from worker.jobs.db import Database
+from worker.jobs.db import Database, now
 from worker.jobs.errors import BadBackup, Conflict, EpochdError, SchemaTooNew
 from worker.jobs.restore import restore
 from worker.jobs.spec import Checkpoints, Spec
 from worker.jobs.states import DatasetStatus, Outcome, Status
-from worker.jobs.tables import Dataset
+from worker.jobs.tables import Dataset, ParityRow
 
 New = Callable[[str], tuple[Database, Path]]
 Change = Callable[[tarfile.TarInfo, bytes], list[tuple[tarfile.TarInfo, bytes]]]
@@ -83,10 +84,18 @@ def test_what_was_backed_up_comes_back(new: New, origin: str, target: str) -> No
     db, data_dir = new(origin)
     job = filled(db, data_dir)
     queue.finish(db, job.id, job.attempt, Outcome.RELEASED, max_attempts=3)
+    brought = imported(db, data_dir)
+    for each in (job, brought):
+        aliases.put(db, "shoes", each.id, "best")
+    with db.write() as session:
+        session.add(ParityRow(job_id=job.id, epoch=1, sha256="ab", made_at=now(session), contents={"pictures": 9}))
     saved = taken(db, data_dir)
     other, other_dir = new(target)
     restore(other, other_dir, io.BytesIO(saved))
     assert rows(other) == rows(db)
+    assert all(rows(other)[name] for name in ("aliases", "parities"))
+    assert aliases.target(other, "shoes").job_id == brought.id
+    assert aliases.rollback(other, "shoes").alias.job_id == job.id
     assert contents(other_dir) == contents(data_dir)
     assert checking.check(other, other_dir, digests=True) == []
     assert not list(data_dir.glob(".backup-*"))

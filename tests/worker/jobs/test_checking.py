@@ -7,8 +7,9 @@ import pytest
 from sqlalchemy import text
 from sqlmodel import Session
 
+from tests.worker.jobs.imported import imported
 from tests.worker.jobs.kept_files import filled, make_old, put
-from worker.jobs import checking, control, datasets, queue, records, versions
+from worker.jobs import aliases, checking, control, datasets, queue, records, versions
 from worker.jobs.checking import check
 from worker.jobs.db import Database
 from worker.jobs.leftovers import checkpoints_folder
@@ -82,6 +83,29 @@ def test_a_job_that_succeeded_too_early_is_found(db: Database, tmp_path: Path, j
         job,
     )
     assert not [finding for finding in check(db, tmp_path) if finding.subject == job.id]
+
+
+def test_an_imported_job_is_as_it_should_be(db: Database, tmp_path: Path, job: Job) -> None:
+    brought = imported(db, tmp_path)
+    make_old(tmp_path)
+    assert check(db, tmp_path, digests=True) == []
+    (path,) = records.files(db, brought.id)
+    (tmp_path / path).unlink()
+    (finding,) = check(db, tmp_path)
+    assert (finding.subject, finding.sentence) == (path, f"it is missing. It is of {brought.id}.")
+    do(db, "DELETE FROM checkpoints WHERE job_id = :job", brought)
+    (finding,) = check(db, tmp_path)
+    assert finding.sentence == "its newest checkpoint is of epoch 0, its newest metrics of epoch 3."
+
+
+def test_an_alias_whose_checkpoint_is_gone_is_found(db: Database, tmp_path: Path, job: Job) -> None:
+    for name, which in (("shoes", "1"), ("hats", "1")):
+        aliases.put(db, name, job.id, which)
+    assert check(db, tmp_path) == []
+    do(db, "UPDATE aliases SET epoch = 7 WHERE name = 'shoes'", job)
+    (finding,) = check(db, tmp_path)
+    assert (finding.subject, finding.is_orphan) == ("alias shoes", False)
+    assert finding.sentence == f"it points at epoch 7 of {job.id}, whose checkpoint is gone."
 
 
 @pytest.mark.parametrize("which", ["safetensors", "state.pt", "steps.pt"])

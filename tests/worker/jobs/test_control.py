@@ -2,12 +2,14 @@
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import text, update
 from sqlmodel import SQLModel
 
+from tests.worker.jobs.imported import imported
 from tests.worker.jobs.making import (
     EXPIRED,
     LEASE_SECONDS,
@@ -24,13 +26,13 @@ from tests.worker.jobs.making import (
     saved,
     saved_steps,
 )
-from worker.jobs import control, datasets, queue, records
-from worker.jobs.db import Database
+from worker.jobs import aliases, control, datasets, queue, records
+from worker.jobs.db import Database, now
 from worker.jobs.errors import Conflict, DatasetInvalid, Diverged, NotFound, SpecRefused, StaleAttempt
 from worker.jobs.failures import Failure
 from worker.jobs.spec import Spec
 from worker.jobs.states import OWNED, SPENT, TERMINAL, DatasetStatus, EventKind, Outcome, Status, Wish
-from worker.jobs.tables import Dataset, Job
+from worker.jobs.tables import Dataset, Job, ParityRow
 
 REQUESTS: dict[str, Callable[[Database, str], Job | None]] = {
     "cancel": control.cancel,
@@ -96,6 +98,8 @@ def trained(db: Database, outcome: Outcome = Outcome.SUCCEEDED, failure: Failure
         records.record_steps(db, job.id, 1, saved_steps(3))
     records.record_event(db, job.id, 1, 1, EventKind.MICRO_BATCH, "It did not fit.")
     queue.finish(db, job.id, 1, outcome, failure, max_attempts=1)
+    with db.write() as session:
+        session.add(ParityRow(job_id=job.id, epoch=2, sha256="ab", made_at=now(session), error="It was not."))
     return queue.get(db, job.id)
 
 
@@ -358,7 +362,7 @@ def test_a_suggestion_that_changes_the_result_forgets_what_was_trained(db: Datab
     assert statuses(db, job.id) == ["queued", "running", "failed", "queued"]
     assert (records.files(db, job.id), records.epochs(db, job.id), records.checkpoints(db, job.id)) == ([], [], [])
     after = everything(db)
-    for name in ("epochs", "checkpoints", "step_checkpoints", "reports"):
+    for name in ("epochs", "checkpoints", "step_checkpoints", "reports", "parities"):
         assert after[name] == before[name], name
     assert records.epochs(db, other.id)
 
@@ -503,13 +507,78 @@ def test_all_rows_of_a_deleted_job_go_and_no_others(db: Database, outcome: Outco
     before = everything(db)
     job = trained(db, outcome, DIVERGED if outcome is Outcome.FAILED else None)
     with db.read() as session:
-        tables = [table for table in SQLModel.metadata.sorted_tables if "job_id" in table.columns]
+        tables = [
+            each for each in SQLModel.metadata.sorted_tables if "job_id" in each.columns and each.name != "aliases"
+        ]
         mine = [session.execute(table.select().where(table.c.job_id == job.id)).all() for table in tables]
     assert sum(map(bool, mine)) >= len(tables) - 1  # one that has succeeded has no checkpoint inside an epoch
     control.delete(db, job.id)
     assert everything(db) == before
     with pytest.raises(NotFound):
         control.delete(db, job.id)
+
+
+def test_a_job_that_an_alias_points_at_is_not_deleted(db: Database) -> None:
+    job, other = trained(db), trained(db)
+    for name in ("shoes", "hats"):
+        aliases.put(db, name, job.id, "best")
+    before = everything(db)
+    with pytest.raises(Conflict, match="The alias hats points at this job; point it elsewhere or delete it first"):
+        control.delete(db, job.id)
+    assert everything(db) == before
+    aliases.put(db, "hats", other.id, "best")
+    aliases.remove(db, "shoes")
+    control.delete(db, job.id)
+    assert aliases.target(db, "hats").job_id == other.id
+
+
+def test_an_alias_is_not_rolled_back_to_a_job_that_was_deleted(db: Database) -> None:
+    job, other, third = trained(db), trained(db), trained(db)
+    for name, first in (("shoes", job), ("hats", third)):
+        aliases.put(db, name, first.id, "1")
+        aliases.put(db, name, other.id, "1")
+    control.delete(db, job.id)
+    with pytest.raises(Conflict, match="nothing else that is still there"):
+        aliases.rollback(db, "shoes")
+    shoes = aliases.get(db, "shoes")
+    assert (shoes.job_id, shoes.previous_job_id, shoes.previous_epoch, shoes.version) == (other.id, None, None, 2)
+    assert aliases.rollback(db, "hats").alias.job_id == third.id
+
+
+def test_what_an_alias_points_at_is_not_forgotten_by_a_job_that_begins_anew(db: Database) -> None:
+    job, other = trained(db, Outcome.FAILED, DIVERGED), trained(db)
+    aliases.put(db, "shoes", job.id, "1")
+    before = everything(db)
+    with pytest.raises(Conflict, match="The alias shoes points at this job"):
+        control.retry(db, job.id, apply_suggestion=True)
+    assert everything(db) == before
+    aliases.put(db, "shoes", other.id, "1")
+    control.retry(db, job.id, apply_suggestion=True)
+    record(db, claim(db), 1)  # by another spec: what the alias knew is no more
+    with pytest.raises(Conflict, match="nothing else"):
+        aliases.rollback(db, "shoes")
+
+
+@pytest.mark.parametrize("apply_suggestion", [False, True])
+def test_a_job_that_an_alias_points_at_can_go_on(db: Database, apply_suggestion: bool) -> None:
+    job = trained(db, Outcome.KILLED, OUT_OF_MEMORY)
+    aliases.put(db, "shoes", job.id, "1")
+    aliases.put(db, "shoes", job.id, "2")
+    assert control.retry(db, job.id, apply_suggestion=apply_suggestion).status == Status.QUEUED
+    assert aliases.target(db, "shoes").epoch == 2
+    assert aliases.rollback(db, "shoes").alias.epoch == 1
+
+
+def test_an_imported_job_is_not_extended_but_deleted(db: Database, tmp_path: Path) -> None:
+    before = everything(db)
+    job = imported(db, tmp_path)
+    for request in ("extend", "retry", "cancel", "pause", "resume"):
+        with pytest.raises(Conflict):
+            REQUESTS[request](db, job.id)
+    with pytest.raises(Conflict, match="The job was imported, without what a training needs"):
+        control.extend(db, job.id, 1)
+    control.delete(db, job.id)
+    assert everything(db) == before
 
 
 def test_an_attempt_of_a_deleted_job_can_write_nothing(db: Database) -> None:
@@ -550,6 +619,19 @@ def test_only_old_jobs_that_have_ended_are_deleted(db: Database) -> None:
     assert [records.attempts(db, job.id) for job in old] == [[], [], []]
 
 
+def test_an_old_job_that_an_alias_points_at_stays(db: Database) -> None:
+    now_at, before_at, neither = (trained(db) for _ in range(3))
+    aliases.put(db, "shoes", before_at.id, "1")
+    aliases.put(db, "shoes", now_at.id, "1")
+    age(db, now_at, before_at, neither, days=10)
+    assert sorted(control.delete_old(db, 9)) == sorted((before_at.id, neither.id))
+    assert aliases.target(db, "shoes").job_id == now_at.id
+    assert aliases.get(db, "shoes").previous_job_id is None
+    assert control.delete_old(db, 9) == []
+    aliases.remove(db, "shoes")
+    assert control.delete_old(db, 9) == [now_at.id]
+
+
 def with_checkpoints(db: Database, *accuracies: float, **policy: Any) -> Job:
     job = running(db, checkpoints=policy)
     for epoch, accuracy in enumerate(accuracies, start=1):
@@ -584,6 +666,20 @@ def test_an_old_job_keeps_its_best_and_its_last_checkpoint(
     assert records.epochs(db, job.id) == epochs
     assert control.thin_old(db, 9) == {}
     assert queue.get(db, job.id).spec == job.spec
+
+
+def test_an_old_job_keeps_what_aliases_need(db: Database) -> None:
+    job = with_checkpoints(db, 0.9, 0.1, 0.2, 0.3, 0.4)
+    finish(db, job, Outcome.SUCCEEDED)
+    age(db, job, days=10)
+    for epoch in ("2", "3", "4"):
+        aliases.put(db, "shoes", job.id, epoch)
+    assert list(control.thin_old(db, 9)) == [job.id]
+    assert kept(db, job) == [1, 3, 4, 5]
+    assert control.thin_old(db, 9) == {}
+    aliases.remove(db, "shoes")
+    assert list(control.thin_old(db, 9)) == [job.id]
+    assert kept(db, job) == [1, 5]
 
 
 def test_a_job_that_is_young_or_has_not_ended_keeps_all(db: Database) -> None:

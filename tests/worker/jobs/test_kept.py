@@ -1,14 +1,16 @@
 """Which checkpoints stay and which is the best: what the spec says, whatever an attempt did before."""
 
 import math
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 from sqlalchemy import update
 from sqlmodel import col
 
+from tests.worker.jobs.imported import imported
 from tests.worker.jobs.making import claim, finish, progress, record, result, running, saved
-from worker.jobs import records
+from worker.jobs import aliases, records
 from worker.jobs.db import Database
 from worker.jobs.errors import NotFound
 from worker.jobs.spec import LOWER_IS_BETTER, Metric
@@ -125,6 +127,40 @@ def test_a_checkpoint_that_was_not_kept_is_not_found(db: Database) -> None:
     record(db, job, 2)
     with pytest.raises(NotFound, match="epoch 1, or did not keep it"):
         records.checkpoint(db, job.id, "1")
+
+
+@pytest.mark.parametrize("keep", ["best", "last", "every"])
+def test_what_an_alias_points_at_or_can_be_rolled_back_to_stays(db: Database, keep: str) -> None:
+    job, other = keeping(db, keep, every=100), keeping(db, "last")
+    record(db, other, 1)
+    for epoch, accuracy in enumerate((0.9, 0.1, 0.2), start=1):
+        record(db, job, epoch, test_accuracy=accuracy)
+        aliases.put(db, "shoes", job.id, "last")
+    best = {1} - ({1} if keep == "last" else set())  # which nothing but the spec keeps
+    record(db, job, 4, test_accuracy=0.3)
+    assert set(epochs_of(db, job)) == best | {2, 3, 4}
+    aliases.put(db, "hats", job.id, "2")
+    aliases.put(db, "shoes", other.id, "1")
+    record(db, job, 5, test_accuracy=0.4)
+    assert set(epochs_of(db, job)) == best | {2, 3, 5}
+    aliases.remove(db, "hats")
+    aliases.rollback(db, "shoes")
+    paths = records.record_epoch(db, job.id, 1, result(6, test_accuracy=0.5), saved(6), progress(6))
+    assert set(epochs_of(db, job)) == best | {3, 6}
+    assert saved(3).path in paths
+    record(db, other, 2)
+    assert epochs_of(db, other) == [1, 2]
+    aliases.remove(db, "shoes")
+    record(db, job, 7, test_accuracy=0.6)
+    assert set(epochs_of(db, job)) == best | {7}
+
+
+def test_an_imported_checkpoint_has_one_file(db: Database, tmp_path: Path) -> None:
+    job = imported(db, tmp_path)
+    (kept,) = records.checkpoints(db, job.id)
+    assert records.files(db, job.id) == [kept.row.path]
+    assert kept.is_best
+    assert kept.is_last
 
 
 def test_an_attempt_that_goes_on_from_the_best_forgets_what_came_behind_it(db: Database) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import MetaData, event, text
 from sqlalchemy.exc import IntegrityError
 
 from tests.worker.jobs.making import record, upgrade
-from worker.jobs import control, queue, records, versions
+from worker.jobs import aliases, control, queue, records, versions
 from worker.jobs.db import Database
 from worker.jobs.errors import Conflict
 from worker.jobs.failures import Failure
@@ -89,6 +89,17 @@ def _rows_of_the_third_revision() -> dict[str, list[dict[str, object]]]:
     return rows
 
 
+def _rows_of_the_fourth_revision() -> dict[str, list[dict[str, object]]]:
+    """With what came with it: jobs that can be paused, and checkpoints inside an epoch."""
+    rows = _rows_of_the_third_revision()
+    for job, stop_now in zip(rows["jobs"], (False, True), strict=True):
+        job |= {"forgiven": 1, "stop_now": stop_now}
+    for attempt in rows["attempts"]:
+        attempt |= {"resumed_batch": 3, "resume": "approximate", "resume_reason": "other threads"}
+    inside: dict[str, object] = {"attempt": 2, "created_at": AT, "epoch": 3, "batch": 4, "path": "x", "sha256": "y"}
+    return rows | {"step_checkpoints": [inside | {"job_id": job_id, "bytes": 2**40} for job_id in (OLD, OTHER)]}
+
+
 def _stored(db: Database) -> dict[str, list[dict[str, Any]]]:
     """Every row, in the columns that its table has now."""
     metadata = MetaData()
@@ -105,10 +116,24 @@ def _stored(db: Database) -> dict[str, list[dict[str, Any]]]:
 @pytest.fixture
 def third(empty_url: str) -> Iterator[Database]:
     """A database of the third revision, with rows in every table."""
-    db = Database(empty_url)
-    upgrade(db, "0003")
+    yield from _filled(empty_url, "0003", _rows_of_the_third_revision())
+
+
+@pytest.fixture
+def fourth(empty_url: str) -> Iterator[Database]:
+    yield from _filled(empty_url, "0004", _rows_of_the_fourth_revision())
+
+
+@pytest.fixture(params=[("0003", _rows_of_the_third_revision), ("0004", _rows_of_the_fourth_revision)])
+def older(request: pytest.FixtureRequest, empty_url: str) -> Iterator[Database]:
+    revision, rows = request.param
+    yield from _filled(empty_url, revision, rows())
+
+
+def _filled(url: str, revision: str, rows: dict[str, list[dict[str, object]]]) -> Iterator[Database]:
+    db = Database(url)
+    upgrade(db, revision)
     metadata = MetaData()
-    rows = _rows_of_the_third_revision()
     with db.write() as session:
         metadata.reflect(session.connection())
         assert {table.name for table in metadata.sorted_tables} == {*rows, "alembic_version"}
@@ -125,12 +150,12 @@ def _hinted(row: dict[str, Any]) -> dict[str, Any]:
     return row | {"error": error | {"suggestion": None, "hint": SENTENCE}} if is_told else row
 
 
-def _assert_foreign_keys_hold(db: Database) -> None:
+def _assert_foreign_keys_hold(db: Database, *more: str) -> None:
     if db.is_sqlite:
         with db.write() as session:
             assert session.execute(text("PRAGMA foreign_keys")).scalar_one() == 1
             assert session.execute(text("PRAGMA foreign_key_check")).all() == []
-    for table in ("attempts", "transitions", "epochs", "checkpoints", "events", "reports"):
+    for table in ("attempts", "transitions", "epochs", "checkpoints", "events", "reports", *more):
         with pytest.raises(IntegrityError), db.write() as session:
             session.execute(text(f"UPDATE {table} SET job_id = 'nobody' WHERE job_id = '{OLD}'"))
 
@@ -139,7 +164,7 @@ def test_a_database_of_before_jobs_could_be_paused_keeps_every_row(third: Databa
     before = _stored(third)
     third.migrate()
     after = _stored(third)
-    assert after.pop("step_checkpoints") == []
+    assert [after.pop(name) for name in ("step_checkpoints", "aliases", "parities")] == [[], [], []]
     assert after.pop("alembic_version") != before.pop("alembic_version")
     assert set(after) == set(before)
     for name, rows in after.items():
@@ -147,7 +172,7 @@ def test_a_database_of_before_jobs_could_be_paused_keeps_every_row(third: Databa
         for old, new in zip(before[name], rows, strict=True):
             assert new | _hinted(old) == new, name
             assert {column: new[column] for column in new.keys() - old.keys()} == {
-                "jobs": {"forgiven": 0, "stop_now": False},
+                "jobs": {"forgiven": 0, "stop_now": False, "imported": False},
                 "attempts": {"resumed_batch": None, "resume": None, "resume_reason": None},
             }.get(name, {})
     _assert_foreign_keys_hold(third)
@@ -155,6 +180,32 @@ def test_a_database_of_before_jobs_could_be_paused_keeps_every_row(third: Databa
         session.execute(text(f"DELETE FROM jobs WHERE id = '{OLD}'"))
     left = _stored(third)
     assert all({row["job_id"] for row in left[name]} == {OTHER} for name in ("attempts", "epochs", "checkpoints"))
+
+
+def test_a_database_of_before_prediction_keeps_every_row(fourth: Database) -> None:
+    before = _stored(fourth)
+    fourth.migrate()
+    after = _stored(fourth)
+    assert [after.pop(name) for name in ("aliases", "parities")] == [[], []]
+    assert after.pop("alembic_version") != before.pop("alembic_version")
+    for row in after["jobs"]:
+        assert row.pop("imported") is False
+    assert after == before
+    assert all(after.values())
+    _assert_foreign_keys_hold(fourth, "step_checkpoints")
+
+
+def test_a_job_of_before_prediction_can_be_named_and_one_without_state_stored(fourth: Database) -> None:
+    fourth.migrate()
+    assert aliases.put(fourth, "shoes", OLD, "best").alias.epoch == 1
+    with pytest.raises(Conflict, match="The alias shoes points at this job"):
+        control.delete(fourth, OLD)
+    with fourth.write() as session:
+        session.execute(text(f"UPDATE checkpoints SET state_path = NULL, state_sha256 = NULL WHERE job_id = '{OLD}'"))
+    assert records.files(fourth, OLD) == ["x", "x", "x"]
+    aliases.remove(fourth, "shoes")
+    control.delete(fourth, OLD)
+    assert {row["job_id"] for row in _stored(fourth)["checkpoints"]} == {OTHER}
 
 
 def test_what_was_a_sentence_is_a_hint_and_no_patch(third: Database) -> None:
@@ -201,18 +252,18 @@ def _dying_at(db: Database, number: int) -> Iterator[None]:
         event.remove(db._engine, "before_cursor_execute", die)
 
 
-def test_an_upgrade_that_dies_half_way_leaves_the_database_as_it_was(third: Database) -> None:
-    before = _stored(third)
+def test_an_upgrade_that_dies_half_way_leaves_the_database_as_it_was(older: Database) -> None:
+    before = _stored(older)
     for number in itertools.count(step=4):
         try:
-            with _dying_at(third, number):
-                third.migrate()
+            with _dying_at(older, number):
+                older.migrate()
         except _Died:
-            assert _stored(third) == before
+            assert _stored(older) == before
         else:
             break
         if number % 20 == 0:
-            _assert_foreign_keys_hold(third)
-    assert number > 20
-    assert len(_stored(third)["attempts"]) == 4
-    _assert_foreign_keys_hold(third)
+            _assert_foreign_keys_hold(older)
+    assert number > 10
+    assert len(_stored(older)["attempts"]) == 4
+    _assert_foreign_keys_hold(older)

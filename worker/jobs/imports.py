@@ -1,0 +1,46 @@
+"""Models that come as a bundle: a job that was trained elsewhere."""
+
+from .bundle import Imported
+from .db import Database, now
+from .queue import note
+from .states import Status
+from .tables import Checkpoint, Epoch, Job
+
+
+def add(db: Database, job_id: str, path: str, found: Imported) -> Job:
+    """The job, its epoch's metrics and its checkpoint, whose weights lie at `path` of the data folder already."""
+    with db.write() as session:
+        at = now(session)
+        about = {"job": found.card.job, "created_at": found.card.created_at.isoformat(), "sha256": found.sha256}
+        job = Job(
+            id=job_id,
+            name=found.card.name,
+            labels=found.card.labels,
+            spec=found.spec,
+            status=Status.SUCCEEDED,
+            created_at=at,
+            finished_at=at,
+            epoch=found.epoch,
+            last_seq=1,
+            provenance={"imported": about} | (found.card.provenance or {}),
+            imported=True,
+        )
+        session.add(job)
+        session.flush()
+        note(session, job_id, Status.SUCCEEDED, "imported")
+        session.add(
+            Epoch(job_id=job_id, epoch=found.epoch, seq=1, attempt=0, recorded_at=at, **found.card.metrics.model_dump())
+        )
+        session.add(
+            Checkpoint(
+                job_id=job_id,
+                epoch=found.epoch,
+                attempt=0,
+                created_at=at,
+                path=path,
+                sha256=found.sha256,
+                bytes=found.bytes,
+                weights_sha256=found.weights_sha256,
+            )
+        )
+        return job
