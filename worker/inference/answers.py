@@ -13,6 +13,8 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
+from worker.datasets.pictures import decode, fit, may_be_coloured
+
 from .models import Ready
 
 MOST_PICTURES: Final = 16  # in one pass: while it answers these the service can bring the next ones
@@ -27,16 +29,34 @@ class Seen(NamedTuple):
 
 
 def look(ready: Ready, file: bytes, max_pixels: int, *, auto_fix: bool) -> Seen:
-    """Raises BadImage and ImageTooLarge."""
-    del auto_fix
-    return Seen(ready.preprocessing.picture(file, max_pixels=max_pixels), [], [])
+    """Without the warnings that `examined` adds. Raises BadImage and ImageTooLarge."""
+    shape, doctor = ready.preprocessing, ready.doctor
+    whole = decode(file, shape.channels, max_pixels=max_pixels)
+    height, width = whole.shape[1:]
+    warnings, fixed = doctor.of_shape(height, width), list[str]()
+    if auto_fix:
+        pixels, fixed = doctor.mended(whole)
+        warnings = [] if fixed else warnings
+    else:
+        pixels = fit(whole, shape.height, shape.width)
+    if doctor.wants_colours and may_be_coloured(file):
+        warnings += doctor.of_colours(decode(file, 3, max_pixels=max_pixels))
+    return Seen(pixels, warnings, fixed)
+
+
+def examined(ready: Ready, images: Tensor, seen: Sequence[Seen]) -> list[Seen]:
+    """With what is odd about the pictures as the network sees them. images: uint8 N x C x H x W."""
+    told = list(seen)
+    for place in ready.doctor.suspects(images):
+        told[place] = told[place]._replace(warnings=[*told[place].warnings, *ready.doctor.warnings(images[place])])
+    return told
 
 
 @torch.inference_mode()
 def answers(ready: Ready, seen: Sequence[Seen], top_k: int) -> list[bytes]:
     """One for each picture, from one pass through the network."""
-    logits = ready.logits(torch.stack([each.pixels for each in seen]))
-    return written(ready, logits, seen, top_k)
+    images = torch.stack([each.pixels for each in seen])
+    return written(ready, ready.logits(images), examined(ready, images, seen), top_k)
 
 
 def written(ready: Ready, logits: Tensor, seen: Sequence[Seen], top_k: int) -> list[bytes]:

@@ -15,7 +15,7 @@ from worker.datasets.opening import open_prepared
 from worker.jobs.errors import BadImage, Conflict, ImageTooLarge
 from worker.jobs.wire import BatchRequest, OfDataset
 
-from .answers import Seen, look, written
+from .answers import Seen, examined, look, written
 from .errands import Place
 from .lines import Line, Lines, lines_of
 from .models import Ready
@@ -110,8 +110,9 @@ def _answered(
     seen = [each for _, each in numbered if each is not None]
     answers: Iterator[bytes] = iter(())
     if seen:
-        logits: Tensor = ready.logits(torch.stack([each.pixels for each in seen]))
-        answers = iter(written(ready, logits, seen, request.top_k))
+        images = torch.stack([each.pixels for each in seen])
+        logits: Tensor = ready.logits(images)
+        answers = iter(written(ready, logits, examined(ready, images, seen), request.top_k))
         tally.right += sum(
             line.truth == guess
             for line, guess in zip(

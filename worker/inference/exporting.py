@@ -122,7 +122,7 @@ def _write_onnx(model: Exported, metadata: Metadata, path: Path) -> None:
         return
     onnx.checker.check_model(str(path))
     if sum(parameter.numel() for parameter in model.parameters()) < _REFERENCE_PARAMETERS:
-        reference = ReferenceEvaluator(str(path))
+        reference: Any = ReferenceEvaluator(str(path))
         _compare(model, metadata, lambda pictures: torch.tensor(reference.run(None, {INPUT: pictures.numpy()})[0]))
 
 

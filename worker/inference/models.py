@@ -18,6 +18,7 @@ from worker.networks.whole import network
 from worker.training import arithmetic, checkpoints
 from worker.training.checkpoints import Metadata
 
+from .doctor import Doctor
 from .folding import aligned, folded
 
 _BATCH_BYTES: Final = 4 * 2**20  # of float pixels that go through a network at once: they stay in the processor's cache
@@ -41,6 +42,10 @@ class Ready:
     @property
     def preprocessing(self) -> Preprocessing:
         return self.metadata.preprocessing
+
+    @cached_property
+    def doctor(self) -> Doctor:
+        return Doctor(self.metadata.looks, self.preprocessing)
 
     @cached_property
     def at_once(self) -> int:

@@ -4,12 +4,13 @@ import math
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Final, get_args
 
 import structlog
 import torch
 
+from worker.datasets.looks import Looks, summarise
 from worker.datasets.opening import open_prepared
 from worker.jobs import queue, records, suiting, versions
 from worker.jobs.card import Card
@@ -138,6 +139,7 @@ class _Attempt:
         if spec.memory_limit_mb is None:
             memory.keep_freed()
         memory.limit(self._device, spec.memory_limit_mb)
+        self._train = data.train
         self._card, self._preprocessing = data.card, whole.preprocessing(spec, data.card)
         torch.manual_seed(spec.seed)
         network = whole.network(spec, self._preprocessing, data.card.outputs)
@@ -217,9 +219,15 @@ class _Attempt:
             classes=self._card.classes,
             targets=self._card.targets,
             preprocessing=self._preprocessing,
+            looks=self._looks,
             dataset_sha256=self._card.sha256,
             metrics={name: value for name in get_args(Metric) if (value := getattr(result, name)) is not None},
         )
+
+    @cached_property
+    def _looks(self) -> Looks:
+        """When the first checkpoint wants it, so that the first step does not wait."""
+        return summarise(self._train.images)
 
     def _provenance(self) -> dict[str, Any]:
         return provenance.of(

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from safetensors import SafetensorError
 from torch import Tensor
 
+from worker.datasets.looks import Looks
 from worker.datasets.pictures import Preprocessing
 from worker.jobs.errors import CheckpointCorrupt
 from worker.jobs.files import write_durably
@@ -40,6 +41,7 @@ class Metadata(BaseModel):
     classes: list[str]  # empty for regression
     targets: list[str] = []  # names of the numbers; empty for classification
     preprocessing: Preprocessing
+    looks: Looks | None = None  # of the training pictures; checkpoints of before have none
     dataset_sha256: str
     metrics: dict[str, float | None]
 
