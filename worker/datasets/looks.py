@@ -85,7 +85,7 @@ def summarise(images: Tensor) -> Looks:
         is_grey &= channels == 1 or bool((chunk == chunk[:, :1]).all())
         bright = brightness(chunk)
         grids.append(adaptive_avg_pool2d(bright[:, None], (GRID, GRID))[:, 0].double())
-        deviations.append(bright.flatten(1).std(dim=1))
+        deviations.append(bright.flatten(1).std(dim=1, correction=0))
     if most < _LEAST:
         return Looks(is_grey=is_grey, directions=[])
     changes = [change for change in _CHANGES if height == width or change in ("inverted", "turned_180")]

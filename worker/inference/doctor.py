@@ -52,14 +52,14 @@ class Doctor:
     def suspects(self, images: Tensor) -> list[int]:
         """Which of uint8 N x C x H x W deserve a closer look."""
         flat = images.flatten(1).float()
-        odd = flat.std(dim=1) < 255 * self._least_std
+        odd = flat.std(dim=1, correction=0) < 255 * self._least_std
         if self._changes:
             odd |= (flat @ self._weights < self._least).any(dim=1)
         return odd.nonzero().flatten().tolist() if odd.any() else []
 
     def warnings(self, image: Tensor) -> list[str]:
         """Of uint8 C x H x W that `suspects` has pointed at."""
-        (deviation,) = brightness(image[None]).flatten(1).std(dim=1).tolist()
+        (deviation,) = brightness(image[None]).flatten(1).std(dim=1, correction=0).tolist()
         if deviation < _CONSTANT:
             return ["There is hardly anything on it: nearly all of it has one brightness."]
         told = [_TOLD[change][0] for change in self._changed(image)[:1]]

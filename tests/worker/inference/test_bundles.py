@@ -1,0 +1,182 @@
+"""Bundles: what goes out comes in again, and what was changed on the way does not."""
+
+import hashlib
+import json
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.worker.inference.making import checkpoint, place, tiny
+from worker.inference import bundles
+from worker.inference.bundles import import_
+from worker.inference.exporting import export
+from worker.jobs.bundle import Imported
+from worker.jobs.errors import BadBundle
+from worker.jobs.wire import ExportRequest, ImportRequest
+
+ABOUT = {
+    "job": "1" * 24,
+    "name": "shoes",
+    "labels": {"team": "a"},
+    "created_at": "2026-01-02T03:04:05Z",
+    "provenance": {"seed": 0},
+    "metrics": {"test_accuracy": 0.5, "learning_rate": 0.1},
+}
+Files = dict[str, bytes]
+
+
+@pytest.fixture(autouse=True)
+def limited(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What an import would limit its process to; not the process of the tests."""
+    asked: list[int] = []
+    monkeypatch.setattr(bundles, "limit_memory", asked.append)
+    return asked
+
+
+def made(data_dir: Path, *, with_dataset: bool = True) -> Path:
+    card, dataset = tiny(data_dir)
+    saved = checkpoint(data_dir, card, model={"name": "cnn", "channels": [4]}, normalization="dataset")
+    request = ExportRequest(
+        path=saved.path,
+        sha256=saved.sha256,
+        format="bundle",
+        to="bundle.zip",
+        about=ABOUT,
+        dataset=dataset if with_dataset else None,
+    )
+    list(export(place(data_dir), request))
+    return data_dir / "bundle.zip"
+
+
+def imported(data_dir: Path) -> Imported:
+    """Raises what the import raises."""
+    (told,) = import_(place(data_dir), ImportRequest(archive="in.zip", to="there/w.safetensors"))
+    return Imported.model_validate_json(told)
+
+
+def unzipped(path: Path) -> Files:
+    with zipfile.ZipFile(path) as bundle:
+        return {name: bundle.read(name) for name in bundle.namelist()}
+
+
+def zipped(path: Path, files: Files, compression: int = zipfile.ZIP_DEFLATED) -> None:
+    with zipfile.ZipFile(path, "w", compression) as bundle:
+        for name, contents in files.items():
+            bundle.writestr(name, contents)
+
+
+def signed(files: Files) -> Files:
+    """With a manifest that is right: as somebody would make it who wants to be believed."""
+    manifest = json.loads(files["manifest.json"])
+    manifest["files"] = {
+        name: {"sha256": hashlib.sha256(contents).hexdigest(), "bytes": len(contents)}
+        for name, contents in files.items()
+        if name != "manifest.json"
+    }
+    return files | {"manifest.json": json.dumps(manifest).encode()}
+
+
+@pytest.mark.parametrize("with_dataset", [True, False])
+def test_what_goes_out_comes_in_again(tmp_path: Path, with_dataset: bool, limited: list[int]) -> None:
+    bundle = made(tmp_path, with_dataset=with_dataset)
+    files = unzipped(bundle)
+    assert len([name for name in files if name.startswith("vectors/")]) == 16
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    bundle.rename(elsewhere / "in.zip")
+    found = imported(elsewhere)
+    assert found.card.model_dump(mode="json", exclude_defaults=True, exclude={"metrics"}) == {
+        name: value for name, value in ABOUT.items() if name != "metrics"
+    }
+    assert (found.card.metrics.test_accuracy, found.epoch) == (0.5, 3)
+    assert found.largest_difference < 1e-5
+    assert limited == [8 * 2**30]
+    assert (elsewhere / "there/w.safetensors").read_bytes() == files["model.safetensors"]
+    assert {path.name for path in (elsewhere / "there").iterdir()} == {"w.safetensors"}
+
+
+def _flipped(name: str) -> Callable[[Files], Files]:
+    def flip(files: Files) -> Files:
+        contents = bytearray(files[name])
+        contents[-5] ^= 1
+        return files | {name: bytes(contents)}
+
+    return flip
+
+
+def _edited(name: str, change: Callable[[Any], None]) -> Callable[[Files], Files]:
+    def edit(files: Files) -> Files:
+        contents = json.loads(files[name])
+        change(contents)
+        return signed(files | {name: json.dumps(contents).encode()})
+
+    return edit
+
+
+def _with_header(change: Callable[[dict[str, Any]], None]) -> Callable[[Files], Files]:
+    def edit(files: Files) -> Files:
+        weights = files["model.safetensors"]
+        length = int.from_bytes(weights[:8], "little")
+        header = json.loads(weights[8 : 8 + length])
+        about = json.loads(header["__metadata__"]["epochd"])
+        change(about)
+        header["__metadata__"]["epochd"] = json.dumps(about)
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        return signed(files | {"model.safetensors": len(text).to_bytes(8, "little") + text + weights[8 + length :]})
+
+    return edit
+
+
+TAMPERED: dict[str, Callable[[Files], Files]] = {
+    "a bit of the weights": _flipped("model.safetensors"),
+    "a bit of the weights, with a manifest that is right": lambda files: signed(_flipped("model.safetensors")(files)),
+    "a bit of a vector": _flipped("vectors/003.png"),
+    "the outputs of a vector": _edited("vectors.json", lambda told: told["vectors"][2]["outputs"].reverse()),
+    "no vectors": _edited("vectors.json", lambda told: told.update(vectors=[])),
+    "the card": lambda files: files | {"card.json": files["card.json"].replace(b"shoes", b"boots")},
+    "a card that is none": _edited("card.json", lambda card: card.pop("job")),
+    "an accuracy of 2": _edited("card.json", lambda card: card["metrics"].update(test_accuracy=2)),
+    "a newer format": _edited("manifest.json", lambda manifest: manifest.update(format=99)),
+    "no weights": lambda files: signed({name: file for name, file in files.items() if name != "model.safetensors"}),
+    "a file more": lambda files: signed(files | {"extra.py": b"print('hello')"}),
+    "a way out": lambda files: signed(files | {"../../evil.png": b"x"}),
+    "a pickle for weights": lambda files: signed(files | {"model.safetensors": pickle.dumps({"weights": [1]})}),
+    "another network": _with_header(lambda about: about["spec"]["model"].update(channels=[8])),
+    "a huge network": _with_header(lambda about: about["spec"].update(model={"name": "mlp", "hidden": [65536] * 8})),
+    "huge pictures": _with_header(lambda about: about["preprocessing"].update(image_size=200_000)),
+    "a preprocessing of its own": _with_header(lambda about: about["preprocessing"].update(mean=[0.9])),
+    "empty": lambda _: {},
+}
+
+
+@pytest.mark.parametrize("what", TAMPERED)
+def test_what_was_changed_is_refused(tmp_path: Path, what: str) -> None:
+    files = TAMPERED[what](unzipped(made(tmp_path)))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    zipped(elsewhere / "in.zip", files)
+    with pytest.raises(BadBundle):
+        imported(elsewhere)
+    assert not list(elsewhere.glob("there/*"))
+    assert not (tmp_path / "evil.png").exists()
+
+
+def test_a_bundle_that_is_cut_off_is_refused(tmp_path: Path) -> None:
+    contents = made(tmp_path).read_bytes()
+    for share in (0.3, 0.7, 0.99):
+        (tmp_path / "in.zip").write_bytes(contents[: int(share * len(contents))])
+        with pytest.raises(BadBundle):
+            imported(tmp_path)
+
+
+def test_a_bundle_that_unpacks_to_more_than_allowed_is_refused(tmp_path: Path) -> None:
+    files = signed(unzipped(made(tmp_path)) | {"README.md": b"0" * 200 * 2**20})
+    zipped(tmp_path / "in.zip", files)
+    assert (tmp_path / "in.zip").stat().st_size < 2**20
+    with pytest.raises(BadBundle):
+        imported(tmp_path)
