@@ -16,7 +16,8 @@ from .errors import response_to
 
 PUBLIC = frozenset(
     {
-        *("/healthz", "/readyz"),  # a container's health check has no key
+        *("/healthz", "/readyz"),  # a container's health check has no key,
+        *("/v2/health/live", "/v2/health/ready"),  # nor has a load balancer that speaks this protocol
         *("/docs", "/openapi.json"),  # the same for every epochd, and a browser cannot send a key to a page
     }
 )

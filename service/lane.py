@@ -84,6 +84,8 @@ class Lane:
         finally:
             self._wire = None
             wire.kill()
+            if wire.pid is not None:
+                self._preloaded.bury(wire.pid)
             for future, _ in self._waiting.values():
                 if not future.done():
                     future.set_exception(PredictorUnavailable())

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import problem
 
-_QUIET = frozenset({"/healthz", "/readyz"})  # asked every few seconds
+_QUIET = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})  # asked every few seconds
 _log = structlog.get_logger()
 
 

@@ -102,7 +102,7 @@ class Predictor:
                 writer.write(pack(FrameKind.REQUEST, 1, head=request.model_dump_json().encode()))
                 yield errand.parts()
             finally:
-                errand.kill()
+                errand.kill(self._preloaded)
                 writer.transport.abort()
         finally:
             self._errands -= 1
@@ -132,10 +132,11 @@ class _Errand:
             self._pid = None
             raise PredictorUnavailable("The process that worked on this died; try again in a moment.") from error
 
-    def kill(self) -> None:
+    def kill(self, preloaded: Preloaded) -> None:
         if self._pid is not None:
             with suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGKILL)
+            preloaded.bury(self._pid)
 
 
 @lru_cache(maxsize=256)

@@ -5,9 +5,11 @@ import os
 import socket
 import sys
 import time
+from contextlib import suppress
 
 import structlog
 from worker.jobs.errors import PredictorUnavailable
+from worker.jobs.processes import adopt_orphans
 from worker.jobs.settings import Settings
 
 _OWN = (
@@ -20,6 +22,7 @@ _OWN = (
     "predictor_bytes",
     "predictor_device",
 )
+_BURIAL_SECONDS = 0.5
 _YOUNG_SECONDS = 10.0  # one that dies younger than this is restarted more and more slowly
 _FIRST_BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS = 0.05, 10.0
 _log = structlog.get_logger()
@@ -52,6 +55,7 @@ class Preloaded:
 
     async def keep(self) -> None:
         """Starts the process, and starts it again when it dies. Until cancelled."""
+        adopt_orphans()  # predictors live on when it dies
         backoff = _FIRST_BACKOFF_SECONDS
         while True:
             started = time.monotonic()
@@ -63,6 +67,16 @@ class Preloaded:
             backoff = _FIRST_BACKOFF_SECONDS if age > _YOUNG_SECONDS else min(2 * backoff, _MAX_BACKOFF_SECONDS)
             _log.warning("preloaded_died", age_seconds=round(age, 3), restart_in_seconds=backoff)
             await asyncio.sleep(backoff)
+
+    @staticmethod
+    def bury(pid: int) -> None:
+        """A predictor that has ended, or is about to: if its parent is gone, it is ours to wait for."""
+
+        def wait() -> None:
+            with suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+
+        asyncio.get_running_loop().call_later(_BURIAL_SECONDS, wait)
 
     async def _run_once(self) -> None:
         ours, theirs = socket.socketpair()

@@ -7,7 +7,6 @@ from typing import Final, NamedTuple
 from starlette.concurrency import run_in_threadpool
 from worker.jobs import aliases, queue, records
 from worker.jobs.db import Database
-from worker.jobs.errors import NotFound
 from worker.jobs.processes import cores
 from worker.jobs.tables import Checkpoint
 
@@ -85,10 +84,9 @@ def find(db: Database, wanted: Wanted) -> Checkpoint:
     """As the database has it now. Raises NotFound and NotReady."""
     job, model, which = wanted
     if job is None and model is None:
-        try:
+        if any(each.alias.name == DEFAULT for each in aliases.every(db)):
             return find(db, Wanted(None, DEFAULT, which))
-        except NotFound:  # nobody has made it
-            job = records.newest_succeeded(db)
+        job = records.newest_succeeded(db)
     if model is not None:
         if which is None:
             return aliases.target(db, model)

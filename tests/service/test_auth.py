@@ -23,7 +23,7 @@ from worker.jobs.settings import Settings
 from worker.jobs.tables import ApiKey
 
 KEY = "a-key-that-is-long-enough"
-PUBLIC = {"/healthz", "/readyz", "/docs", "/openapi.json"}
+PUBLIC = {"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"}
 Headers = dict[bytes, bytes]
 
 

@@ -23,14 +23,10 @@ FORM = {"Content-Type": "multipart/form-data; boundary=frontier"}
 NO_JOB = "0" * 24
 # Never the answer to a request: a job tells them, or the process does not start.
 INTERNAL = {
-    errors.DatasetMissing,
-    errors.DatasetChanged,
     errors.DatasetInvalid,
     errors.WeightsMissing,
     errors.WeightsUnfit,
-    errors.ArchiveTooLarge,
     errors.BadBackup,
-    errors.UnsafePath,
     errors.DeviceUnavailable,
     errors.OutOfMemory,
     errors.Diverged,

@@ -16,6 +16,7 @@ from worker.datasets.pictures import Preprocessing, fit
 _FAR_OFF: Final = 2.0  # times as wide, or as high, for its height: half of it or more is cut away
 _SMALL: Final = 0.5  # of the usual extent
 _COLOURED: Final = 24  # between the channels of a pixel, of 255,
+_LOOKED_AT: Final = 256  # pixels a side: a large picture's colours show in some of them
 _COLOURED_SHARE: Final = 0.02  # of the pixels
 _MOST_PIXELS: Final = 16_000_000  # of a ground: a picture of 30,000 x 1 would have a thousand million
 _CONSTANT: Final = 0.02  # standard deviation of brightness
@@ -150,7 +151,9 @@ def _of_pixels(weights: list[float], height: int, width: int) -> Tensor:
 
 
 def _is_coloured(colours: Tensor) -> bool:
-    spread = colours.amax(dim=0).int() - colours.amin(dim=0).int()
+    step = max(1, max(colours.shape[1:]) // _LOOKED_AT)
+    some = colours[:, ::step, ::step]
+    spread = some.amax(dim=0).int() - some.amin(dim=0).int()
     return bool((spread > _COLOURED).float().mean() > _COLOURED_SHARE)
 
 

@@ -12,6 +12,7 @@ from typing import Final
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
+_PR_SET_CHILD_SUBREAPER = 36
 
 EXIT_DONE: Final = 0  # the job's row says how it ended
 EXIT_STALE: Final = 1  # somebody else owns the job now
@@ -35,6 +36,12 @@ def die_with_parent(how: signal.Signals = signal.SIGKILL) -> None:
     """Has the kernel send `how` to this process when the thread that started it ends (prctl(2)). Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, how)
+
+
+def adopt_orphans() -> None:
+    """Processes that lose the parent between them and this one become its children. Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def name_process(name: str) -> None:
