@@ -11,9 +11,9 @@ TORCH_INDEX_URL ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
-SHORT := sigkill races fencing sigterm cancel poison dataset_kills
+SHORT := sigkill races fencing sigterm cancel poison predictor dataset_kills
 
-.PHONY: help demo serve test lint types unit e2e chaos-short chaos chaos-long bench bench-datasets image-check clean
+.PHONY: help demo serve test lint types unit e2e chaos-short chaos chaos-long bench bench-predict bench-datasets image-check clean
 
 help: ## Show this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -47,10 +47,13 @@ chaos: .venv/installed ## Kill, freeze and corrupt what can be, a few times (KIL
 
 chaos-long: .venv/installed ## The same with all kills, races, damages and restarts (an hour)
 	KILLS=200 ROUNDS=100 TERMS=50 CANCELS=100 WRITES=60 FLIPS=300 CUTS=99 HOLD=10 LOAD_SECONDS=60 RESTARTS=10 \
-		FULL_SECONDS=75 RACES=full DATASET_KILLS=20 $(PYTEST) -q tests/chaos
+		FULL_SECONDS=75 RACES=full DATASET_KILLS=20 PREDICTOR_KILLS=50 $(PYTEST) -q tests/chaos
 
 bench: .venv/installed ## Measure: epochd beside scripts and bare loops, one table of pairs (half an hour)
 	@$(BIN)/python -m tests.bench
+
+bench-predict: .venv/bench/installed .venv/bench/wrk ## Measure: predictions beside a naive endpoint and LitServe (a quarter of an hour)
+	@$(BIN)/python -m tests.bench.predicting
 
 bench-datasets: .venv/installed ## Measure: preparing beside a Pillow loop, a 2 GiB upload, 10 GB of pictures (20 GB of disk)
 	@$(BIN)/python -m tests.bench.datasets
@@ -66,6 +69,24 @@ clean: ## Remove the virtual environment and caches (not your data folder)
 	@$(if $(TORCH_INDEX_URL),$(PIP) install -q -c constraints.txt --index-url $(TORCH_INDEX_URL) torch torchvision)
 	@$(PIP) install -q -c constraints.txt -e '.[dev]'
 	@touch $@
+
+.venv/bench/installed: .venv/installed
+	@mkdir -p .venv/bench; $(PIP) install -q -c constraints.txt -e '.[bench]'; touch $@
+
+# Without root, as pip below. The wrapper finds the library that wrk needs.
+.venv/bench/wrk: | .venv/installed
+	@set -e; mkdir -p .venv/bench; \
+	if command -v wrk > /dev/null; then ln -sf "$$(command -v wrk)" $@; else \
+		scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; mkdir -p $$scratch/{lists,archives}/partial; \
+		own="-q -o Dir::State::Lists=$$scratch/lists -o Dir::Cache=$$scratch -o Dir::Cache::Archives=$$scratch/archives"; \
+		(cd $$scratch && { apt-get -q download wrk libluajit-5.1-2 || \
+			{ apt-get $$own update && apt-get $$own download wrk libluajit-5.1-2; }; } && \
+			for package in *.deb; do dpkg-deb -x $$package .; done) > $$scratch/log 2>&1 || \
+			{ tail -3 $$scratch/log; echo "wrk makes the load: install it (apt-get install wrk)"; exit 1; }; \
+		cp $$scratch/usr/bin/wrk .venv/bench/wrk.bin; cp $$scratch/usr/lib/*/libluajit-5.1.so.2 .venv/bench/; \
+		printf '#!/bin/sh\nhere=$$(dirname "$$(readlink -f "$$0")")\nLD_LIBRARY_PATH=$$here exec "$$here/wrk.bin" "$$@"\n' > $@; \
+		chmod +x $@; \
+	fi
 
 # Debian's and Ubuntu's python3 comes without ensurepip (it is in python3-venv). Without root, pip's own wheel can
 # still be had from the package archive.

@@ -35,6 +35,7 @@ def main() -> None:
         port=settings.port,
         log_config=None,
         access_log=False,
+        ws="none",
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
     sockets = [socket.socket(fileno=os.dup(arguments.fd))] if arguments.fd is not None else None
