@@ -7,14 +7,12 @@ import socket
 import sys
 
 import uvicorn
-from worker.jobs.processes import give_way
 from worker.jobs.starting import start
 
 from .auth import first_key
 from .main import create_app
 
 _SWITCH_SECONDS = 0.0005  # a thread that looks something up must not hold the event loop for the usual 5 ms at a time
-_NICENESS = 10
 _GRACE_SECONDS = 5  # without a limit an open connection would keep the process alive after SIGTERM
 
 
@@ -23,8 +21,6 @@ def main() -> None:
     parser.add_argument("--fd", type=int, help="a listening socket to serve on")
     arguments = parser.parse_args()
     sys.setswitchinterval(_SWITCH_SECONDS)
-    if os.getsid(0) == os.getpid():  # else others would be made to wait too
-        give_way(_NICENESS)
     settings, db = start("service")
     if (key := first_key(settings, db)) is not None:
         sys.stderr.write(f"\nAPI key, shown only now: {key}\nSend it as: Authorization: Bearer <key>\n\n")

@@ -37,6 +37,10 @@ class Lane:
         """Whether a process is there. One that is not yet takes requests already."""
         return self._wire is not None and self._wire.pid is not None
 
+    @property
+    def pid(self) -> int | None:
+        return self._wire.pid if self._wire is not None else None
+
     def require_room(self, requests: int) -> None:
         """Raises PredictorUnavailable."""
         too_many = len(self._waiting) + requests > self._most_waiting and len(self._waiting) > 0

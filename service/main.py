@@ -32,6 +32,7 @@ from .routes import (
     report,
     v2,
 )
+from .yielding import give_way
 
 _JSON_BYTES = 2**20
 _DESCRIPTION = "Turns *train this network on these pictures* into HTTP."
@@ -47,11 +48,12 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.settings, app.state.db, app.state.predictor = settings, db, predictor
         app.state.keys, app.state.resolver = Keys(settings, db), Resolver(db)
         predictor.start()
-        certifying = asyncio.create_task(certify(db, predictor))
+        background = [asyncio.create_task(each) for each in (certify(db, predictor), give_way(db, predictor))]
         gc.collect()
         gc.freeze()  # going through all that start-up has left takes 80 ms each time, in which nobody is answered
         yield
-        certifying.cancel()
+        for task in background:
+            task.cancel()
         await predictor.stop()
         db.close()
 

@@ -53,6 +53,11 @@ class Predictor:
         """Whether a picture would be answered at once. One that is sent before waits."""
         return self._answers.ready
 
+    @property
+    def pids(self) -> list[int]:
+        """The processes that somebody may be waiting for."""
+        return [lane.pid for lane in (self._answers, self._plans) if lane.pid is not None]
+
     def start(self) -> None:
         self._keepers = [asyncio.create_task(each.keep()) for each in (self._preloaded, self._answers, self._plans)]
 

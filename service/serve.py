@@ -92,7 +92,7 @@ def _start(
         [sys.executable, "-m", module, *arguments],
         pass_fds=pass_fds,
         env={name: value for name, value in os.environ.items() if name != without},
-        # Ctrl-C reaches only us, and we forward it: each child is told once. And see `give_way`.
+        # Ctrl-C reaches only us, and we forward it: each child is told once. And see `yielding.py`.
         start_new_session=True,
         preexec_fn=_follow_parent,  # noqa: PLW1509  (one system call, before any thread exists)
     )

@@ -1,5 +1,6 @@
 """Models for other programs, and from other instances of this one."""
 
+import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,11 +14,12 @@ from starlette.concurrency import run_in_threadpool
 from worker.jobs import aliases, errors, imports, records, versions
 from worker.jobs.bundle import BundleCard, Imported, Metrics
 from worker.jobs.db import Database
-from worker.jobs.errors import NotFound
+from worker.jobs.errors import BadBundle, CheckpointCorrupt, NotFound
 from worker.jobs.files import remove_folder
 from worker.jobs.ids import new_id
 from worker.jobs.leftovers import checkpoints_folder, folder
 from worker.jobs.records import KeptCheckpoint
+from worker.jobs.settings import Settings
 from worker.jobs.spec import Name
 from worker.jobs.states import DatasetStatus
 from worker.jobs.tables import Job
@@ -27,6 +29,8 @@ from service.bodies.jobs import JobBody
 from service.deps import DatabaseDep, JobDep, PredictorDep, ResolverDep, SettingsDep, require_space
 from service.downloads import OpenFileResponse
 from service.errors import responses
+from service.predictor import Predictor
+from service.routes import checkpoints
 from service.uploads import received_file
 from service.which import Which
 from service.whole import whole
@@ -36,6 +40,7 @@ router = APIRouter(tags=["models"])
 _FORM_FIELD: Final = "bundle"
 _ENDINGS: Final = {"pt2": "pt2", "onnx": "onnx", "bundle": "zip"}
 _MEDIA: Final = {"pt2": "application/octet-stream", "onnx": "application/octet-stream", "bundle": "application/zip"}
+_TRY_SECONDS: Final = 600  # that a stranger's network may compute; only two errands are under way at a time
 _LEFT_SECONDS: Final = 3600  # what a killed export left is younger than one that is under way never is
 _FILE = {"type": "string", "format": "binary", "description": "A bundle"}
 _REQUEST_BODY: dict[str, Any] = {
@@ -50,8 +55,9 @@ _REQUEST_BODY: dict[str, Any] = {
 
 
 class ExportQuery(BaseModel, extra="forbid"):
-    format: Literal["pt2", "onnx", "bundle"] = Field(
-        description="`pt2`: a program of torch.export; `onnx`; `bundle`: a zip that `POST /models/import` takes"
+    format: Literal["safetensors", "pt2", "onnx", "bundle"] = Field(
+        description="`safetensors`: the weights, as the address without `/export` gives them; `pt2`: a program of "
+        "torch.export; `onnx`; `bundle`: a zip that `POST /models/import` takes"
     )
 
 
@@ -63,7 +69,6 @@ class ImportQuery(BaseModel, extra="forbid"):
     "/jobs/{job_id}/checkpoints/{which}/export",
     summary="Download a checkpoint for other programs",
     response_class=FileResponse,
-    dependencies=[Depends(require_space)],
     responses=responses(
         NotFound,
         errors.NotReady,
@@ -83,21 +88,21 @@ async def export(
     query: Annotated[ExportQuery, Query()],
 ) -> FileResponse:
     """Programs take uint8 pictures (N x channels x height x width, any N) and give the network's outputs; normalising
-    and scaling are inside. What was written is run and compared with the checkpoint before it is sent.
+    and scaling are inside. What was written is run and compared with the checkpoint before it is sent; large networks
+    in ONNX only where `onnxruntime` is installed.
     """
+    if query.format == "safetensors":
+        return await run_in_threadpool(checkpoints.download, job, db, settings, which)
+    await run_in_threadpool(require_space, settings)
     kept = await run_in_threadpool(records.checkpoint, db, job.id, which)
-    row = kept.row
-    path = FilePath("exports", f"{new_id()}.{_ENDINGS[query.format]}")
-    asked = ExportRequest(path=row.path, sha256=row.sha256, format=query.format, to=str(path))
-    if query.format == "bundle":
-        about, dataset = await run_in_threadpool(_about, db, job, kept)
-        asked = asked.model_copy(update={"about": about, "dataset": dataset})
-    with _scratch(settings.data_dir / path) as file:
-        async with predictor.errand(asked) as parts:
-            async for _ in parts:
-                pass
-        name = f"{job.id}-epoch-{row.epoch}.{_ENDINGS[query.format]}"
-        return OpenFileResponse(file.open("rb"), media_type=_MEDIA[query.format], filename=name)
+    while True:
+        try:
+            return await _exported(query.format, job, kept, db, settings, predictor)
+        except CheckpointCorrupt:
+            again = await run_in_threadpool(records.checkpoint, db, job.id, which)
+            if again.row.path == kept.row.path:
+                raise
+            kept = again  # the one before was not kept: the job trains on
 
 
 @router.post(
@@ -133,10 +138,13 @@ async def import_bundle(
     try:
         async with received_file(request, settings.data_dir / archive, _FORM_FIELD, spare_bytes=spare):
             to = str(checkpoints_folder(job_id) / "imported.safetensors")
-            async with predictor.errand(ImportRequest(archive=archive, to=to)) as parts:
-                found = Imported.model_validate_json(b"".join([part async for part in parts]))
-        job = await run_in_threadpool(imports.add, db, job_id, to, found)
+            found = await _tried(predictor, ImportRequest(archive=archive, to=to))
     except BaseException:
+        await run_in_threadpool(remove_folder, settings.data_dir / folder(job_id))
+        raise
+    try:
+        job = await run_in_threadpool(imports.add, db, job_id, to, found)
+    except Exception:  # when this is cancelled, the row may still be written
         await run_in_threadpool(remove_folder, settings.data_dir / folder(job_id))
         raise
     if query.alias is not None:
@@ -144,6 +152,36 @@ async def import_bundle(
     resolver.forget()
     response.headers["Location"] = f"/jobs/{job_id}"
     return await run_in_threadpool(whole, db, job)
+
+
+async def _exported(
+    kind: Literal["pt2", "onnx", "bundle"],
+    job: Job,
+    kept: KeptCheckpoint,
+    db: Database,
+    settings: Settings,
+    predictor: Predictor,
+) -> FileResponse:
+    row = kept.row
+    path = FilePath("exports", f"{new_id()}.{_ENDINGS[kind]}")
+    asked = ExportRequest(path=row.path, sha256=row.sha256, format=kind, to=str(path))
+    if kind == "bundle":
+        about, dataset = await run_in_threadpool(_about, db, job, kept)
+        asked = asked.model_copy(update={"about": about, "dataset": dataset})
+    with _scratch(settings.data_dir / path) as file:
+        async with predictor.errand(asked) as parts:
+            async for _ in parts:
+                pass
+        name = f"{job.id}-epoch-{row.epoch}.{_ENDINGS[kind]}"
+        return OpenFileResponse(file.open("rb"), media_type=_MEDIA[kind], filename=name)
+
+
+async def _tried(predictor: Predictor, request: ImportRequest) -> Imported:
+    try:
+        async with asyncio.timeout(_TRY_SECONDS), predictor.errand(request) as parts:
+            return Imported.model_validate_json(b"".join([part async for part in parts]))
+    except TimeoutError as error:
+        raise BadBundle(f"The bundle's network had not predicted its test pictures after {_TRY_SECONDS} s.") from error
 
 
 @contextmanager

@@ -16,6 +16,7 @@ class FakePredictor:
 
     def __init__(self) -> None:
         self.is_started = False
+        self.pids: list[int] = []
         self.reset()
 
     def reset(self) -> None:

@@ -1,5 +1,7 @@
 """Exports and imports over HTTP: what the errand is asked, and that nothing is left lying about."""
 
+import asyncio
+import hashlib
 import io
 import os
 import time
@@ -13,16 +15,17 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.predictor import Errand
+from service.routes import exports
 from tests.service.predictor import FakePredictor
 from tests.service.test_errors import assert_problem
 from tests.worker.jobs.making import finish, record, running, saved
-from worker.jobs import aliases, control, queue, records
+from worker.jobs import aliases, control, imports, queue, records
 from worker.jobs.bundle import BundleCard, Imported, Metrics
 from worker.jobs.db import Database
-from worker.jobs.errors import BadBundle, Conflict, NotExportable
+from worker.jobs.errors import BadBundle, CheckpointCorrupt, Conflict, DatabaseUnavailable, NotExportable
 from worker.jobs.spec import Spec
 from worker.jobs.states import Outcome
-from worker.jobs.tables import Job
+from worker.jobs.tables import Checkpoint, Job
 from worker.jobs.wire import ExportRequest, ImportRequest
 
 
@@ -95,6 +98,52 @@ def test_what_a_killed_export_left_goes_with_the_next(
     young.unlink()
 
 
+def test_the_weights_themselves_need_no_export(
+    client: TestClient, predictor: FakePredictor, db: Database, job: Job, data_dir: Path
+) -> None:
+    weights = data_dir / saved(1).path
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    weights.write_bytes(b"weights")
+    with db.write() as session:
+        row = session.get_one(Checkpoint, (job.id, 1))
+        row.sha256 = hashlib.sha256(b"weights").hexdigest()
+    answer = client.get(f"/jobs/{job.id}/checkpoints/best/export?format=safetensors")
+    assert (answer.status_code, answer.content) == (200, b"weights")
+    assert answer.headers["ETag"] == f'"{row.sha256}"'
+    assert f'filename="{job.id}-epoch-1.safetensors"' in answer.headers["Content-Disposition"]
+    assert predictor.asked == []
+
+
+def test_a_checkpoint_that_was_not_kept_meanwhile_gives_way_to_the_next(
+    client: TestClient, writing: FakePredictor, db: Database, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errand = writing.errand
+
+    @asynccontextmanager
+    async def late(request: Errand) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The job has saved the same epoch anew before the file is read."""
+        assert isinstance(request, ExportRequest)
+        if request.path == saved(1).path:
+            with db.write() as session:
+                session.get_one(Checkpoint, (job.id, 1)).path = "jobs/x/checkpoints/newer.safetensors"
+            writing.error = CheckpointCorrupt()
+        else:
+            writing.error = None
+        async with errand(request) as parts:
+            yield parts
+
+    monkeypatch.setattr(writing, "errand", late)
+    answer = client.get(f"/jobs/{job.id}/checkpoints/last/export?format=pt2")
+    assert (answer.status_code, answer.content) == (200, b"contents")
+    assert len(writing.asked) == 2
+
+
+def test_a_checkpoint_that_is_damaged_is_told(client: TestClient, writing: FakePredictor, job: Job) -> None:
+    writing.error = CheckpointCorrupt()
+    assert_problem(client.get(f"/jobs/{job.id}/checkpoints/1/export?format=pt2"), 409, "checkpoint_corrupt")
+    assert len(writing.asked) == 1
+
+
 def bundle() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as made:
@@ -155,4 +204,41 @@ def test_a_bundle_that_is_refused_leaves_nothing(
     assert_problem(client.post("/models/import", content=b"no zip"), 422, "bad_archive")
     assert set((data_dir / "jobs").glob("*")) == before
     assert queue.jobs(db) == ([], False)
+    assert not list((data_dir / "uploads").iterdir())
+
+
+def test_a_bundle_that_cannot_be_recorded_leaves_nothing(
+    client: TestClient, writing: FakePredictor, db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise DatabaseUnavailable
+
+    monkeypatch.setattr(imports, "add", fail)
+    before = set((data_dir / "jobs").glob("*"))
+    writing.parts = [FOUND.model_dump_json().encode()]
+    assert_problem(client.post("/models/import", content=bundle()), 503, "database_unavailable")
+    assert set((data_dir / "jobs").glob("*")) == before
+    assert not list((data_dir / "uploads").iterdir())
+
+
+def test_a_network_that_computes_for_ever_is_refused(
+    client: TestClient, writing: FakePredictor, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[bool] = []
+
+    @asynccontextmanager
+    async def forever(request: Errand) -> AsyncIterator[AsyncIterator[bytes]]:
+        async def parts() -> AsyncIterator[bytes]:
+            await asyncio.sleep(3600)
+            yield b""
+
+        try:
+            yield parts()
+        finally:
+            ended.append(True)
+
+    monkeypatch.setattr(writing, "errand", forever)
+    monkeypatch.setattr(exports, "_TRY_SECONDS", 0.05)
+    assert_problem(client.post("/models/import", content=bundle()), 422, "bad_bundle")
+    assert ended == [True]
     assert not list((data_dir / "uploads").iterdir())

@@ -16,7 +16,7 @@ import structlog
 import torch
 
 from worker.jobs import logs
-from worker.jobs.processes import die_with_parent, give_way, name_process, thread_count
+from worker.jobs.processes import die_with_parent, name_process, set_niceness, thread_count
 from worker.jobs.settings import Settings
 from worker.jobs.wire import FrameKind, pack
 from worker.training import arithmetic
@@ -24,7 +24,7 @@ from worker.training import arithmetic
 from .serving import serve
 
 _NAME_BYTES: Final = 15  # prctl(2)
-_NICENESS: Final = {"predictor": 10, "planner": 10}
+_QUICK: Final = ("predictor", "planner")
 _NICENESS_OF_ERRANDS: Final = 19  # they take long, and nobody counts their milliseconds
 _log = structlog.get_logger()
 
@@ -71,7 +71,8 @@ def _child(name: str, descriptor: int, settings: Settings) -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         name_process(name)
         os.setsid()
-        give_way(_NICENESS.get(name, _NICENESS_OF_ERRANDS))
+        if name not in _QUICK:
+            set_niceness(os.getpid(), _NICENESS_OF_ERRANDS)
         with socket.socket(fileno=descriptor) as wire:
             serve(wire, settings)
         code = 0

@@ -7,23 +7,35 @@ import hashlib
 import json
 import os
 import re
+import shutil
+import stat
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
 from torch import Tensor
 
 from worker.datasets.archive import DAMAGED
 from worker.datasets.containers import Entry, entries
 from worker.datasets.opening import open_prepared
+from worker.datasets.pictures import Preprocessing
 from worker.jobs import bundle as contents
 from worker.jobs.bundle import BundleCard, File, Imported, Manifest, Vector, Vectors
-from worker.jobs.errors import ArchiveTooLarge, BadArchive, BadBundle, EpochdError, UnsafePath
-from worker.jobs.files import require_space
+from worker.jobs.errors import (
+    ArchiveTooLarge,
+    BadArchive,
+    BadBundle,
+    CheckpointCorrupt,
+    EpochdError,
+    NotExportable,
+    UnsafePath,
+)
+from worker.jobs.files import fsync, require_space, told_when_full
 from worker.jobs.processes import limit_memory
+from worker.jobs.spec import Text
 from worker.jobs.wire import ExportRequest, ImportRequest, OfDataset
 from worker.training import checkpoints
 from worker.training.checkpoints import Metadata
@@ -33,11 +45,15 @@ from .errands import Place
 from .models import Models, Ready
 from .parity import TOLERANCES, png
 
+NOT_FINITE: Final = "The network gives numbers that are not finite, so nothing can be compared with them."
 _VECTORS: Final = 16
 _MOST_ENTRIES: Final = 256
 _MOST_BYTES: Final = 32 * 2**20  # of all files but the weights
+_MOST_RATIO, _ANY_RATIO_BYTES = 100, 64 * 2**20  # trained weights hardly shrink
+_MOST_PROVENANCE: Final = 64 * 2**10  # characters of JSON: lists of jobs have it, too
 _MOST_MEMORY: Final = 8 * 2**30  # that a stranger's network may take while it is tried
 _CHUNK: Final = 2**20
+_TOLERANCE: Final = 1e-3  # of the largest output
 _OF_A_VECTOR: Final = re.compile(r"vectors/[0-9]{3}\.png")
 _README: Final = """# A model made by epochd
 
@@ -52,34 +68,82 @@ Another epochd takes this file: curl -F bundle=@bundle.zip <address>/models/impo
 M = TypeVar("M", bound=BaseModel)
 
 
+class _Card(BundleCard):
+    """One from elsewhere: what both databases can store, and every page can show."""
+
+    job: Text
+    name: Text | None = None
+    labels: dict[Text, Text] = Field({}, max_length=64)
+
+    @field_validator("provenance")
+    @classmethod
+    def _is_storable(cls, provenance: dict[str, Any] | None) -> dict[str, Any] | None:
+        if len(json.dumps(provenance, allow_nan=False)) > _MOST_PROVENANCE:
+            raise ValueError("is too long")
+        return provenance
+
+
+class _Labels(BaseModel):
+    """Names of the outputs: one of both is empty."""
+
+    classes: list[str]
+    targets: list[str]
+
+
 def bundle(place: Place, request: ExportRequest, path: Path) -> None:
-    """Raises CheckpointCorrupt, DatasetMissing and DatasetChanged."""
-    ready = place.models.get(request.path, request.sha256)
+    """Raises CheckpointCorrupt, DatasetMissing, DatasetChanged and NotExportable."""
+    try:
+        weights = (place.data_dir / request.path).open("rb")  # from now on it may be deleted
+    except OSError as error:
+        raise CheckpointCorrupt from error
+    with weights:
+        ready = place.models.get(request.path, request.sha256)
+        files = _files(place, request, ready)
+        size = os.fstat(weights.fileno()).st_size
+        require_space(path.parent, place.settings.min_free_bytes, size)
+        known = {name: File(sha256=hashlib.sha256(file).hexdigest(), bytes=len(file)) for name, file in files.items()}
+        known[contents.WEIGHTS] = File(sha256=request.sha256, bytes=size)
+        manifest = Manifest(format=contents.FORMAT, files=known)
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as made:
+            made.writestr(_info(contents.MANIFEST), manifest.model_dump_json(indent=1))
+            for name, file in files.items():
+                made.writestr(_info(name), file)
+            with made.open(_info(contents.WEIGHTS, size), "w") as target:
+                shutil.copyfileobj(weights, target, _CHUNK)
+
+
+def _files(place: Place, request: ExportRequest, ready: Ready) -> dict[str, bytes]:
+    """All but the weights and the manifest."""
     metadata = ready.metadata
     pictures = _pictures(place, metadata, request.dataset)
     files = {f"vectors/{number:03}.png": png(picture) for number, picture in enumerate(pictures)}
     seen = [look(ready, file, place.settings.max_pixels, auto_fix=False).pixels for file in files.values()]
-    outputs = ready.logits(torch.stack(seen)).tolist()
-    vectors = [Vector(file=name, outputs=row) for name, row in zip(files, outputs, strict=True)]
+    outputs = ready.logits(torch.stack(seen))
+    if not outputs.isfinite().all():
+        raise NotExportable(NOT_FINITE)
+    vectors = [Vector(file=name, outputs=row) for name, row in zip(files, outputs.tolist(), strict=True)]
     card = BundleCard.model_validate(request.about)
     texts = {
         contents.CARD: card.model_dump_json(indent=1),
-        contents.LABELS: json.dumps({"classes": metadata.classes, "targets": metadata.targets}, indent=1),
+        contents.LABELS: _labels(metadata).model_dump_json(indent=1),
         contents.PREPROCESSING: metadata.preprocessing.model_dump_json(indent=1),
         contents.METRICS: card.metrics.model_dump_json(indent=1),
         contents.VECTORS: Vectors(vectors=vectors).model_dump_json(),
         contents.README: _README,
     }
-    files |= {name: text.encode() for name, text in texts.items()}
-    weights = place.data_dir / request.path
-    known = {name: File(sha256=hashlib.sha256(file).hexdigest(), bytes=len(file)) for name, file in files.items()}
-    known[contents.WEIGHTS] = File(sha256=request.sha256, bytes=weights.stat().st_size)
-    manifest = Manifest(format=contents.FORMAT, files=known)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as made:
-        made.writestr(contents.MANIFEST, manifest.model_dump_json(indent=1))
-        for name, file in files.items():
-            made.writestr(name, file)
-        made.write(weights, contents.WEIGHTS)
+    return files | {name: text.encode() for name, text in texts.items()}
+
+
+def _labels(metadata: Metadata) -> _Labels:
+    return _Labels(classes=metadata.classes, targets=metadata.targets)
+
+
+def _info(name: str, size: int = 0) -> zipfile.ZipInfo:
+    """Without the time of day: a checkpoint's bundle has the same bytes whenever it is asked for."""
+    info = zipfile.ZipInfo(name)
+    info.external_attr = (stat.S_IFREG | 0o644) << 16
+    info.file_size = size
+    return info
 
 
 def _pictures(place: Place, metadata: Metadata, dataset: OfDataset | None) -> Tensor:
@@ -107,6 +171,7 @@ def import_(place: Place, request: ImportRequest) -> Iterator[bytes]:
         with scratch.open("rb") as file:
             os.fsync(file.fileno())
         scratch.rename(weights)
+        fsync(weights.parent)
         yield found.model_dump_json().encode()
     finally:
         scratch.unlink(missing_ok=True)
@@ -117,11 +182,12 @@ def _unpacked(place: Place, archive: Path, weights: Path) -> tuple[dict[str, byt
     files: dict[str, bytes] = {}
     digests: dict[str, str] = {}
     spent = 0
+    most = min(place.settings.max_unpacked_bytes, max(_MOST_RATIO * archive.stat().st_size, _ANY_RATIO_BYTES))
 
     def count(number: int) -> None:
         nonlocal spent
         spent += number
-        if spent > place.settings.max_unpacked_bytes:
+        if spent > most:
             raise ArchiveTooLarge
 
     try:
@@ -142,21 +208,27 @@ def _unpacked(place: Place, archive: Path, weights: Path) -> tuple[dict[str, byt
         raise BadBundle(f"The bundle cannot be read. {error.detail}") from error
     except DAMAGED as error:
         raise BadBundle("The bundle is damaged, or was cut off.") from error
-    manifest = _valid(Manifest, files, contents.MANIFEST)
+    return files, _checked(_valid(Manifest, files, contents.MANIFEST), files, weights, digests)
+
+
+def _checked(manifest: Manifest, files: dict[str, bytes], weights: Path, digests: dict[str, str]) -> Manifest:
+    """Returns it, when the files are those that it names."""
     if manifest.format > contents.FORMAT:
         raise BadBundle("The bundle was made by a newer epochd.")
-    said = {name: file.sha256 for name, file in manifest.files.items()}
-    if said != {name: digest for name, digest in digests.items() if name != contents.MANIFEST}:
+    if missing := sorted(contents.NAMES - digests.keys()):
+        raise BadBundle(f"The bundle holds no {missing[0]}.")
+    sizes = {name: len(file) for name, file in files.items()} | {contents.WEIGHTS: weights.stat().st_size}
+    found = {name: File(sha256=digests[name], bytes=size) for name, size in sizes.items()}
+    del found[contents.MANIFEST]
+    if manifest.files != found:
         raise BadBundle("The bundle's files are not those that its manifest names: they were changed, or are missing.")
-    if contents.WEIGHTS not in said:
-        raise BadBundle("The bundle holds no weights.")
-    return files, manifest
+    return manifest
 
 
 def _copied(place: Place, entry: Entry, to: Path) -> str:
     """Returns the digest. Raises DiskFull."""
     digest = hashlib.sha256()
-    with entry.open() as source, to.open("wb") as file:
+    with told_when_full(), entry.open() as source, to.open("wb") as file:
         while chunk := source.read(_CHUNK):
             require_space(to.parent, place.settings.min_free_bytes, len(chunk))
             digest.update(chunk)
@@ -165,11 +237,12 @@ def _copied(place: Place, entry: Entry, to: Path) -> str:
 
 
 def _tried(place: Place, weights: Path, files: dict[str, bytes], manifest: Manifest) -> Imported:
-    card, vectors = _valid(BundleCard, files, contents.CARD), _valid(Vectors, files, contents.VECTORS)
+    card, vectors = _valid(_Card, files, contents.CARD), _valid(Vectors, files, contents.VECTORS)
     sha256 = manifest.files[contents.WEIGHTS].sha256
     limit_memory(_MOST_MEMORY)
     try:
-        _check_sizes(checkpoints.load(weights, sha256).metadata, place)
+        metadata = checkpoints.load(weights, sha256).metadata
+        _check_metadata(metadata, place, files)
         ready = Models(place.data_dir, 0).get(str(weights.relative_to(place.data_dir)), sha256)
         difference = _difference(place, ready, files, vectors)
         digest = checkpoints.digest(checkpoints.load(weights, sha256).weights)
@@ -179,7 +252,6 @@ def _tried(place: Place, weights: Path, files: dict[str, bytes], manifest: Manif
         raise BadBundle(f"The bundle's network cannot be used. {error.detail}") from error
     except Exception as error:  # torch raises what it likes on weights that do not fit
         raise BadBundle("The bundle's weights do not fit its network.") from error
-    metadata = ready.metadata
     return Imported(
         card=card,
         spec=metadata.spec.model_dump(mode="json"),
@@ -191,27 +263,37 @@ def _tried(place: Place, weights: Path, files: dict[str, bytes], manifest: Manif
     )
 
 
-def _check_sizes(metadata: Metadata, place: Place) -> None:
-    """A few bytes of JSON must not make a network that takes all memory."""
+def _check_metadata(metadata: Metadata, place: Place, files: dict[str, bytes]) -> None:
+    """A few bytes of JSON must not make a network that takes all memory, nor say otherwise than the files beside."""
+    if metadata.format > checkpoints.FORMAT:
+        raise BadBundle("The bundle was made by a newer epochd.")
+    if not 1 <= metadata.epoch <= metadata.spec.epochs:
+        raise BadBundle(f"The bundle's epoch cannot be: {metadata.epoch} of {metadata.spec.epochs}.")
     shape = metadata.preprocessing
     height, width = shape.input_size
     pixels = max(shape.height * shape.width, height * width)
     if not (1 <= pixels <= place.settings.max_pixels and shape.channels in (1, 3) and metadata.outputs >= 1):
         raise BadBundle("The bundle's network is for pictures of a size that is not accepted here.")
+    if _valid(Preprocessing, files, contents.PREPROCESSING) != shape:
+        raise BadBundle(f"The bundle's {contents.PREPROCESSING} is not that of its network.")
+    if _valid(_Labels, files, contents.LABELS) != _labels(metadata):
+        raise BadBundle(f"The bundle's {contents.LABELS} is not that of its network.")
 
 
 def _difference(place: Place, ready: Ready, files: dict[str, bytes], vectors: Vectors) -> float:
     """The largest, of any output of any vector."""
-    largest = 0.0
+    largest, rounding = 0.0, TOLERANCES[ready.metadata.spec.precision]
     for vector in vectors.vectors:
         seen = look(ready, files.get(vector.file, b""), place.settings.max_pixels, auto_fix=False)
         (found,) = ready.logits(seen.pixels[None])
         expected = torch.tensor(vector.outputs)
         if found.shape != expected.shape:
             raise BadBundle("The bundle's test vectors are not of its network.")
-        tolerance = max(1e-3, TOLERANCES[ready.metadata.spec.precision]) * expected.abs().max()
-        difference = (found - expected).abs().max()
-        if not difference <= tolerance:
+        difference, scale = (found - expected).abs().max(), expected.abs().max()
+        is_near = expected.isfinite().all() and difference <= max(_TOLERANCE, rounding) * scale
+        # Classes that are as good as equal may change places by rounding.
+        is_other = ready.metadata.classes and expected.max() - expected[found.argmax()] > rounding * scale
+        if not is_near or is_other:
             raise BadBundle(f"The network gives other outputs for {vector.file} than the bundle says.")
         largest = max(largest, float(difference))
     return largest

@@ -3,30 +3,32 @@
 import importlib.util
 import json
 import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import structlog
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from worker.datasets.pictures import Preprocessing
-from worker.jobs.errors import NotExportable
+from worker.jobs.errors import EpochdError, NotExportable
+from worker.jobs.files import require_space, told_when_full
 from worker.jobs.wire import ExportRequest
 from worker.training.checkpoints import Metadata
 
-from .bundles import bundle
+from .bundles import NOT_FINITE, bundle
 from .errands import Place
 from .models import load_plain
 
 INPUT, OUTPUT, ABOUT = "pictures", "logits", "epochd.json"
 _OPSET: Final = 20
 _TOLERANCE: Final = 1e-3  # of the largest output: other kernels round in other places
-_REFERENCE_PARAMETERS: Final = 5_000_000  # onnx's own evaluator is written to be read, not to be fast
+_REFERENCE_PARAMETERS: Final = 5_000_000  # it takes minutes for some networks of more
 _BATCHES: Final = (1, 3)  # what is compared: one traced with two pictures must not have learned the two
+_log = structlog.get_logger()
 
 
 class Exported(nn.Module):
@@ -68,62 +70,90 @@ def _scaling(length: int, size: int) -> Tensor:
 
 
 def export(place: Place, request: ExportRequest) -> Iterator[bytes]:
-    """Writes the file; the answer is empty. Raises CheckpointCorrupt, NotExportable, and what `bundle` raises."""
+    """Writes the file, which appears whole; the answer is empty.
+
+    Raises CheckpointCorrupt, NotExportable, DiskFull, and what `bundle` raises.
+    """
     path = place.data_dir / request.to
     path.parent.mkdir(parents=True, exist_ok=True)
-    if request.format == "bundle":
-        bundle(place, request, path)
-    else:
-        network, metadata = load_plain(place.data_dir, request.path, request.sha256)
-        model = Exported(network, metadata.preprocessing).eval()
-        with _quiet():
-            (_write_onnx if request.format == "onnx" else _write_pt2)(model, metadata, path)
+    scratch = path.with_name(f"writing-{path.name}")  # torch takes what is before the first dot for a name inside
+    try:
+        with told_when_full():
+            if request.format == "bundle":
+                bundle(place, request, scratch)
+            else:
+                _write(place, request, scratch)
+        scratch.rename(path)
+    finally:
+        scratch.unlink(missing_ok=True)
     return iter(())
 
 
-def _write_pt2(model: Exported, metadata: Metadata, path: Path) -> None:
+def _write(place: Place, request: ExportRequest, path: Path) -> None:
+    network, metadata = load_plain(place.data_dir, request.path, request.sha256)
+    size = sum(tensor.nbytes for tensor in network.state_dict().values())
+    require_space(path.parent, place.settings.min_free_bytes, size)
+    model = Exported(network, metadata.preprocessing).eval()
     try:
-        program = torch.export.export(model, (_pictures(metadata, 2),), dynamic_shapes=_dynamic())
-    except Exception as error:  # the tracer raises what it likes
+        with _quiet():
+            (_write_onnx if request.format == "onnx" else _write_pt2)(model, metadata, path)
+    except (EpochdError, OSError):
+        raise
+    except Exception as error:  # exporters, and what runs their files, raise what they like
+        _log.warning("not_exportable", job=metadata.job, epoch=metadata.epoch, format=request.format, exc_info=error)
         raise NotExportable from error
+
+
+def _write_pt2(model: Exported, metadata: Metadata, path: Path) -> None:
+    program = torch.export.export(model, (_pictures(metadata, 2),), dynamic_shapes=_dynamic())
     torch.export.save(program, path, extra_files={ABOUT: _about(metadata)})
-    loaded = torch.export.load(path).module()
-    _compare(model, metadata, loaded)
+    _compare(model, metadata, torch.export.load(path).module())
 
 
 def _write_onnx(model: Exported, metadata: Metadata, path: Path) -> None:
     if importlib.util.find_spec("onnxscript") is None:
         raise NotExportable("ONNX needs the extra `onnx`: pip install 'epochd[onnx]'.")
-    import onnx  # an extra
-    from onnx.reference import ReferenceEvaluator
-
-    try:
-        program = torch.onnx.export(
-            model,
-            (_pictures(metadata, 2),),
-            dynamo=True,
-            dynamic_shapes=_dynamic(),
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            opset_version=_OPSET,
-            external_data=False,
-            verbose=False,
-        )
-        assert program is not None
-        program.model.metadata_props["epochd"] = _about(metadata)
-        program.save(str(path))
-    except Exception as error:
-        raise NotExportable from error
+    program = torch.onnx.export(
+        model,
+        (_pictures(metadata, 2),),
+        dynamo=True,
+        dynamic_shapes=_dynamic(),
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        opset_version=_OPSET,
+        external_data=False,
+        verbose=False,
+    )
+    assert program is not None
+    program.model.metadata_props["epochd"] = _about(metadata)
+    program.save(str(path))
     if importlib.util.find_spec("onnxruntime") is not None:
         import onnxruntime  # where somebody has it
 
         session: Any = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         _compare(model, metadata, lambda pictures: torch.from_numpy(session.run(None, {INPUT: pictures.numpy()})[0]))
-        return
+    else:
+        _compare_with_reference(model, metadata, path)
+
+
+def _compare_with_reference(model: Exported, metadata: Metadata, path: Path) -> None:
+    """As far as onnx's own evaluator goes: it is written to be read, not to be fast, and has no padding of `ceil_mode`.
+
+    Raises what `_compare` does, and what the checker of the file's form does.
+    """
+    import onnx  # an extra
+    from onnx.reference import ReferenceEvaluator
+
     onnx.checker.check_model(str(path))
-    if sum(parameter.numel() for parameter in model.parameters()) < _REFERENCE_PARAMETERS:
+    if sum(parameter.numel() for parameter in model.parameters()) > _REFERENCE_PARAMETERS:
+        return
+    try:
         reference: Any = ReferenceEvaluator(str(path))
         _compare(model, metadata, lambda pictures: torch.tensor(reference.run(None, {INPUT: pictures.numpy()})[0]))
+    except EpochdError:
+        raise
+    except Exception as error:
+        _log.warning("not_compared", job=metadata.job, epoch=metadata.epoch, exc_info=error)
 
 
 def _compare(model: Exported, metadata: Metadata, run: Any) -> None:
@@ -132,6 +162,8 @@ def _compare(model: Exported, metadata: Metadata, run: Any) -> None:
         for count in _BATCHES:
             pictures = _pictures(metadata, count)
             expected, found = model(pictures), run(pictures)
+            if not expected.isfinite().all():
+                raise NotExportable(NOT_FINITE)
             if not (found - expected).abs().max() <= _TOLERANCE * expected.abs().max().clamp(min=1e-6):
                 raise NotExportable("The exported file computes something else; the checkpoint itself is not to blame.")
 
@@ -153,12 +185,10 @@ def _about(metadata: Metadata) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Exporters warn of their own insides."""
+    """Exporters log warnings of their own insides."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
         logging.disable(before)

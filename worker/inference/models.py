@@ -72,9 +72,20 @@ class Ready:
 
     @torch.inference_mode()
     def _in_chunks(self, pictures: Tensor, prepare: Callable[[Tensor], Tensor]) -> Tensor:
+        if len(pictures) == 1 and not self.is_large:
+            return self._alone(prepare(pictures.to(self.device)))
         chunks = torch.split(pictures, self.at_once)
         found = [self._forward(prepare(chunk.to(self.device))) for chunk in chunks]
         return found[0] if len(found) == 1 else torch.cat(found)
+
+    def _alone(self, X: Tensor) -> Tensor:
+        """oneDNN lays weights out anew for each product: for one picture that takes longer than the product."""
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            return self._forward(X)
+        finally:
+            torch.set_float32_matmul_precision(before)
 
     def _forward(self, X: Tensor) -> Tensor:
         X = self.preprocessing.finish(X).contiguous(memory_format=self.memory_format)

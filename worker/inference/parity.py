@@ -83,9 +83,11 @@ def _looped(model: nn.Module, images: Tensor, device: torch.device) -> Tensor:
 
 
 def _answered(ready: Ready, images: Tensor, max_pixels: int) -> Tensor:
-    seen = [look(ready, png(image), max_pixels, auto_fix=False).pixels for image in images]
-    batches = torch.split(torch.stack(seen), MOST_PICTURES)  # as they are answered
-    return torch.cat([ready.logits(batch) for batch in batches])
+    """In passes of one and of many, as pictures come when little and when much is asked."""
+    seen = torch.stack([look(ready, png(image), max_pixels, auto_fix=False).pixels for image in images])
+    alone, together = seen[:MOST_PICTURES], seen[MOST_PICTURES:]
+    batches = [*torch.split(alone, 1), *torch.split(together, MOST_PICTURES)]
+    return torch.cat([ready.logits(batch) for batch in batches if len(batch)])
 
 
 def png(image: Tensor) -> bytes:

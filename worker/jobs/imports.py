@@ -1,5 +1,7 @@
 """Models that come as a bundle: a job that was trained elsewhere."""
 
+from typing import Any
+
 from .bundle import Imported
 from .db import Database, now
 from .queue import note
@@ -11,7 +13,6 @@ def add(db: Database, job_id: str, path: str, found: Imported) -> Job:
     """The job, its epoch's metrics and its checkpoint, whose weights lie at `path` of the data folder already."""
     with db.write() as session:
         at = now(session)
-        about = {"job": found.card.job, "created_at": found.card.created_at.isoformat(), "sha256": found.sha256}
         job = Job(
             id=job_id,
             name=found.card.name,
@@ -22,7 +23,7 @@ def add(db: Database, job_id: str, path: str, found: Imported) -> Job:
             finished_at=at,
             epoch=found.epoch,
             last_seq=1,
-            provenance={"imported": about} | (found.card.provenance or {}),
+            provenance=_provenance(found),
             imported=True,
         )
         session.add(job)
@@ -44,3 +45,13 @@ def add(db: Database, job_id: str, path: str, found: Imported) -> Job:
             )
         )
         return job
+
+
+def _provenance(found: Imported) -> dict[str, Any]:
+    """What it was trained with, and where it is from. If it was imported there as well, that stays within."""
+    told = dict(found.card.provenance or {})
+    card = found.card
+    about = {"job": card.job, "created_at": card.created_at.isoformat(), "sha256": found.sha256}
+    if "imported" in told:
+        about["imported"] = told["imported"]
+    return told | {"imported": about}

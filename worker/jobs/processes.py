@@ -50,16 +50,15 @@ def name_process(name: str) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
-def give_way(niceness: int) -> None:
-    """Has the trainings on this machine come first, whose threads wait for each other: one that is kept from its core
-    stops them all. To be called by the leader of a session.
+def set_niceness(pid: int, niceness: int) -> None:
+    """Of the leader of a session, and of its session: where sessions have a share of the processor each, as Linux has
+    it outside containers, a process's own only counts inside its session (sched(7)).
 
-    Where sessions have a share of the processor each, as Linux desktops and servers have it outside containers, a
-    process's niceness only counts inside its session; so that of the session is set as well (sched(7)).
+    To go back to a lower one takes a right that few have; without it nothing happens.
     """
-    os.nice(niceness - os.nice(0))
     with suppress(OSError):
-        Path("/proc/self/autogroup").write_text(str(niceness))
+        os.setpriority(os.PRIO_PROCESS, pid, niceness)
+        Path(f"/proc/{pid}/autogroup").write_text(str(niceness))
 
 
 def limit_memory(extra_bytes: int) -> None:

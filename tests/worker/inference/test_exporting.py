@@ -3,13 +3,16 @@
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import pytest
 import torch
+from onnx.reference import ReferenceEvaluator
 
 from tests.worker.inference.making import checkpoint, place, tiny
 from worker.inference.exporting import export
+from worker.jobs.card import Card
 from worker.jobs.errors import NotExportable
 from worker.jobs.wire import ExportRequest
 
@@ -18,12 +21,18 @@ SPECS: list[dict[str, object]] = [
     {"model": {"name": "cnn", "channels": [4, 8]}, "normalization": "dataset"},
     {"model": {"name": "resnet18", "image_size": 40}, "normalization": "dataset"},
 ]
+REGRESSION: dict[str, object] = {"model": {"name": "cnn", "channels": [4]}, "loss": {"name": "mse"}}
+
+
+def of_numbers(card: Card) -> Card:
+    return card.model_copy(update={"task": "regression", "classes": [], "targets": ["height", "width"]})
 
 
 @pytest.mark.parametrize("kind", ["pt2", "onnx"])
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: str(spec["model"]["name"]))
+@pytest.mark.parametrize("spec", [*SPECS, REGRESSION], ids=["mlp", "cnn", "resnet18", "regression"])
 def test_the_outputs_are_the_checkpoints(tmp_path: Path, spec: dict[str, object], kind: str) -> None:
     card, _ = tiny(tmp_path)
+    card = of_numbers(card) if spec is REGRESSION else card
     saved = checkpoint(tmp_path, card, **spec)
     here = place(tmp_path)
     request = ExportRequest.model_validate({"path": saved.path, "sha256": saved.sha256, "format": kind, "to": "x/made"})
@@ -41,7 +50,10 @@ def test_the_outputs_are_the_checkpoints(tmp_path: Path, spec: dict[str, object]
             found = torch.export.load(tmp_path / "x/made", extra_files=extra).module()(pictures)
             about = extra["epochd.json"]
         assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
-        assert json.loads(about)["classes"] == card.classes
+        told = json.loads(about)
+        assert (told["classes"], told["targets"]) == (card.classes, card.targets)
+        assert told["preprocessing"] == ready.preprocessing.model_dump()
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["made"]
 
 
 def test_a_file_that_computes_something_else_is_not_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,6 +71,7 @@ def test_a_file_that_computes_something_else_is_not_given(tmp_path: Path, monkey
     request = ExportRequest(path=saved.path, sha256=saved.sha256, format="pt2", to="x.pt2")
     with pytest.raises(NotExportable, match="something else"):
         export(place(tmp_path), request)
+    assert not list(tmp_path.glob("*x.pt2"))
 
 
 def test_without_the_extra_the_answer_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,3 +81,33 @@ def test_without_the_extra_the_answer_says_what_to_install(tmp_path: Path, monke
     request = ExportRequest(path=saved.path, sha256=saved.sha256, format="onnx", to="x.onnx")
     with pytest.raises(NotExportable, match=r"epochd\[onnx\]"):
         export(place(tmp_path), request)
+
+
+def test_without_onnxruntime_the_file_is_compared_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card, _ = tiny(tmp_path)
+    saved = checkpoint(tmp_path, card, **SPECS[0])
+    find = importlib.util.find_spec
+    run: Any = ReferenceEvaluator.run
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
+    request = ExportRequest(path=saved.path, sha256=saved.sha256, format="onnx", to="x.onnx")
+    export(place(tmp_path), request)
+    monkeypatch.setattr(ReferenceEvaluator, "run", lambda *given: [run(*given)[0] + 1])
+    with pytest.raises(NotExportable, match="something else"):
+        export(place(tmp_path), request)
+
+
+@pytest.mark.parametrize("fails", ["export", "save", "load"])
+def test_whatever_an_exporter_raises_becomes_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    card, _ = tiny(tmp_path)
+    saved = checkpoint(tmp_path, card, **SPECS[0])
+
+    def fail(*_: object, **__: object) -> None:
+        raise NotImplementedError("aten::unheard_of")
+
+    monkeypatch.setattr(torch.export, fails, fail)
+    request = ExportRequest(path=saved.path, sha256=saved.sha256, format="pt2", to="x.pt2")
+    with pytest.raises(NotExportable, match="cannot be exported"):
+        export(place(tmp_path), request)
+    assert not list(tmp_path.glob("*x.pt2"))

@@ -1,14 +1,18 @@
 """Parity certificates: who wants one, and what is answered meanwhile."""
 
-import pytest
+from pathlib import Path
 
-from tests.worker.jobs.making import finish, record, running, saved
-from worker.jobs import control, parities
+import pytest
+from sqlmodel import update
+
+from tests.worker.jobs.imported import imported
+from tests.worker.jobs.making import claim, finish, record, running, saved
+from worker.jobs import control, parities, queue
 from worker.jobs.db import Database
-from worker.jobs.errors import Conflict, NotReady
+from worker.jobs.errors import Conflict, NotFound, NotReady
 from worker.jobs.parity import Parity
-from worker.jobs.states import Outcome
-from worker.jobs.tables import Job
+from worker.jobs.states import DatasetStatus, Outcome, Status
+from worker.jobs.tables import Dataset, Job
 
 
 def succeeded(db: Database) -> Job:
@@ -69,6 +73,64 @@ def test_a_job_that_is_extended_wants_another(db: Database) -> None:
     parities.record(db, wanting.checkpoint, certificate())
     control.extend(db, job.id, 5)
     with pytest.raises(NotReady, match="queued"):
+        parities.find(db, job.id)
+
+
+def test_one_that_took_longer_than_an_extension_is_of_a_checkpoint_that_is_no_longer_the_best(db: Database) -> None:
+    job = succeeded(db)
+    old = parities.wanting(db)
+    assert old is not None
+    control.extend(db, job.id, 1)
+    again = claim(db)
+    record(db, again, 4, test_accuracy=0.875)
+    finish(db, again, Outcome.SUCCEEDED)
+    parities.record(db, old.checkpoint, certificate())
+    wanting = parities.wanting(db)
+    assert wanting is not None
+    assert (wanting.checkpoint.job_id, wanting.checkpoint.epoch) == (job.id, 4)
+    parities.record(db, wanting.checkpoint, certificate(4))
+    assert parities.find(db, job.id).epoch == 4
+    assert parities.wanting(db) is None
+
+
+def test_one_of_before_an_extension_that_made_nothing_better_is_made_anew(db: Database) -> None:
+    job = succeeded(db)
+    for _ in range(2):
+        wanting = parities.wanting(db)
+        assert wanting is not None
+        assert wanting.checkpoint.epoch == 2
+        parities.record(db, wanting.checkpoint, certificate())
+        assert parities.find(db, job.id) == certificate()
+        if queue.get(db, job.id).attempt == 1:
+            control.extend(db, job.id, 1)
+            again = claim(db)
+            record(db, again, 4, test_accuracy=0.5)
+            finish(db, again, Outcome.SUCCEEDED)
+    assert parities.wanting(db) is None
+
+
+def test_a_job_whose_dataset_is_gone_wants_to_be_told_so(db: Database) -> None:
+    job = succeeded(db)
+    with db.write() as session:
+        session.execute(update(Dataset).values(status=DatasetStatus.DELETED))
+    wanting = parities.wanting(db)
+    assert wanting is not None
+    assert (wanting.checkpoint.job_id, wanting.request) == (job.id, None)
+
+
+def test_an_imported_job_has_none_and_wants_none(db: Database, tmp_path: Path) -> None:
+    job = imported(db, tmp_path)
+    assert parities.wanting(db) is None
+    with pytest.raises(Conflict, match="imported"):
+        parities.find(db, job.id)
+
+
+def test_a_job_that_goes_while_it_is_asked_for_is_not_found(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = succeeded(db)
+    monkeypatch.setattr(queue, "get", lambda *_: job)  # as it was a moment before
+    job.status = Status.SUCCEEDED
+    control.delete(db, job.id)
+    with pytest.raises(NotFound):
         parities.find(db, job.id)
 
 
