@@ -42,6 +42,8 @@ def predictor_of_session() -> Iterator[FakePredictor]:
     fake = FakePredictor()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(service.main, "Predictor", lambda _: fake)
+        for background in ("certify", "give_way"):  # they would meddle with the rows of tests
+            patch.setattr(service.main, background, _idle)
         for name in Settings.model_fields:
             patch.delenv(f"EPOCHD_{name.upper()}", raising=False)
         yield fake
@@ -84,6 +86,10 @@ def serve(data_dir: Path, db: Database, predictor: FakePredictor) -> Iterator[Se
     """Starts apps with the settings that it is given; stops them afterwards."""
     with ExitStack() as started:
         yield lambda **settings: started.enter_context(_started(data_dir, **settings))
+
+
+async def _idle(*_: object) -> None:
+    """In place of what an app does by itself."""
 
 
 def _started(data_dir: Path, **settings: Any) -> TestClient:

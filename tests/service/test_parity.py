@@ -32,7 +32,7 @@ def test_the_certificate_is_shown(client: TestClient, db: Database) -> None:
     assert wanting is not None
     parities.record(db, wanting.checkpoint, certificate())
     answer = client.get(f"/jobs/{job.id}/parity")
-    assert (answer.status_code, answer.json()) == (200, certificate().model_dump())
+    assert (answer.status_code, answer.json()) == (200, certificate().model_dump(mode="json"))
 
 
 def test_who_has_none_says_why(client: TestClient, db: Database) -> None:

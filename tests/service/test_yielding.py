@@ -14,9 +14,8 @@ from worker.jobs.db import Database
 from worker.jobs.states import Outcome
 
 
-def test_priorities_follow_the_trainings(
-    db: Database, predictor: FakePredictor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_priorities_follow_the_trainings(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = FakePredictor()
     told: list[tuple[int, int]] = []
     monkeypatch.setattr(service.yielding, "set_niceness", lambda pid, niceness: told.append((pid, niceness)))
     monkeypatch.setattr(service.yielding, "_LOOK_SECONDS", 0.01)
@@ -41,4 +40,3 @@ def test_priorities_follow_the_trainings(
             await task
 
     asyncio.run(work())
-    predictor.pids = []

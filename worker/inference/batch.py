@@ -1,18 +1,21 @@
 """Predictions for many pictures, an archive's or a prepared dataset's: a stream of lines, in bounded memory."""
 
+import fcntl
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, Final
 
 import torch
 from torch import Tensor
 
-from worker.datasets.archive import Unpacked, unpack
+from worker.datasets.archive import Member, Unpacked, unpack
 from worker.datasets.opening import open_prepared
+from worker.datasets.source import Split
 from worker.jobs.errors import BadImage, Conflict, ImageTooLarge
+from worker.jobs.settings import Settings
 from worker.jobs.wire import BatchRequest, OfDataset
 
 from .answers import Seen, examined, look, written
@@ -20,7 +23,10 @@ from .errands import Place
 from .lines import Line, Lines, lines_of
 from .models import Ready
 
-_MOST_PICTURES = 64  # in one pass, so that lines come often
+_MOST_PICTURES: Final = 64  # in one pass, so that lines come often
+_SECONDS: Final = 1.0  # that a picture which is decoded waits for others, at most
+
+_Found = tuple[Line, Seen | None]  # None: it cannot be read, and the line says why
 
 
 @dataclass
@@ -50,35 +56,42 @@ def batch(place: Place, request: BatchRequest) -> Iterator[bytes]:
 def _of_archive(place: Place, request: BatchRequest, ready: Ready, archive: Path) -> Iterator[bytes]:
     blob = archive.with_name(f"{archive.name}.pictures")
     try:
-        unpacked = Unpacked()
-        members = list(unpack(archive, blob, place.settings, unpacked, lambda _done, _total: None))
-        total = len(members) + len(unpacked.oversized)
-        lines, tally = lines_of(request.format, ready.metadata, total, has_truth=False), _Tally()
-        yield lines.head()
-        with blob.open("rb") as pictures:
+        with blob.open("w+b") as pictures:
+            fcntl.flock(pictures, fcntl.LOCK_EX)  # the sweep takes one that nobody holds
+            members = list(_in_order(archive, blob, place.settings))
             blob.unlink()  # nothing is left of it, whatever happens
-            waiting = iter(members)
-            number = 0
-            while some := list(islice(waiting, min(ready.at_once, _MOST_PICTURES))):
-                numbered: list[tuple[Line, Seen | None]] = []
-                for member in some:
-                    number += 1
-                    line = Line(number, str(member.path))
-                    contents = os.pread(pictures.fileno(), member.size, member.offset)
-                    try:
-                        seen = look(ready, contents, place.settings.max_pixels, auto_fix=request.auto_fix)
-                    except (BadImage, ImageTooLarge) as error:
-                        numbered.append((line._replace(error=error.detail), None))
-                    else:
-                        numbered.append((line, seen))
-                yield _answered(ready, request, lines, tally, numbered)
-        limit = place.settings.max_image_bytes
-        too_large = [Line(number, str(path), error=f"The picture's file is larger than {limit} bytes.")
-                     for number, path in enumerate(unpacked.oversized, start=number + 1)]  # fmt: skip
-        yield _answered(ready, request, lines, tally, [(line, None) for line in too_large])
-        yield _tail(lines, tally, has_truth=False)
+            lines = lines_of(request.format, ready.metadata, len(members), has_truth=False)
+            found = _decoded(members, pictures, ready, place.settings, auto_fix=request.auto_fix)
+            yield from _told(ready, request, lines, found, is_scored=False)
     finally:
         blob.unlink(missing_ok=True)
+
+
+def _in_order(archive: Path, blob: Path, settings: Settings) -> Iterator[Member | PurePosixPath]:
+    """The archive's pictures as they lie in it; of those whose file is too large only the paths."""
+    unpacked, told = Unpacked(), 0
+    for member in unpack(archive, blob, settings, unpacked, lambda _done, _total: None):
+        yield from unpacked.oversized[told:]
+        told = len(unpacked.oversized)
+        yield member
+    yield from unpacked.oversized[told:]
+
+
+def _decoded(
+    members: Sequence[Member | PurePosixPath], pictures: BinaryIO, ready: Ready, settings: Settings, *, auto_fix: bool
+) -> Iterator[_Found]:
+    for number, member in enumerate(members, start=1):
+        if isinstance(member, PurePosixPath):
+            error = f"The picture's file is larger than {settings.max_image_bytes} bytes."
+            yield Line(number, str(member), error=error), None
+            continue
+        contents = os.pread(pictures.fileno(), member.size, member.offset)
+        try:
+            seen = look(ready, contents, settings.max_pixels, auto_fix=auto_fix)
+        except (BadImage, ImageTooLarge) as problem:
+            yield Line(number, str(member.path), error=problem.detail), None
+        else:
+            yield Line(number, str(member.path)), seen
 
 
 def _of_dataset(place: Place, request: BatchRequest, ready: Ready, dataset: OfDataset) -> Iterator[bytes]:
@@ -91,22 +104,43 @@ def _of_dataset(place: Place, request: BatchRequest, ready: Ready, dataset: OfDa
         )
         raise Conflict(f"The network sees pictures of {wanted}, and this dataset has pictures of {found}.")
     known = data.card.outputs == ready.metadata.outputs and bool(data.card.classes) == bool(ready.metadata.classes)
-    lines, tally = lines_of(request.format, ready.metadata, len(split), has_truth=known), _Tally()
+    lines = lines_of(request.format, ready.metadata, len(split), has_truth=known)
+    is_scored = known and bool(ready.metadata.classes)
+    yield from _told(ready, request, lines, _pictures(split, with_truth=known), is_scored=is_scored)
+
+
+def _pictures(split: Split, *, with_truth: bool) -> Iterator[_Found]:
+    for index in range(len(split)):
+        truth = split.labels[index].tolist() if with_truth else None
+        yield Line(index + 1, truth=truth), Seen(split.images[index], [], [])
+        if split.pages is not None and index % _MOST_PICTURES == 0:
+            split.pages.release(max(0, index - _MOST_PICTURES), index)
+
+
+def _told(
+    ready: Ready, request: BatchRequest, lines: Lines, found: Iterable[_Found], *, is_scored: bool
+) -> Iterator[bytes]:
+    tally = _Tally()
     yield lines.head()
-    for start in range(0, len(split), _MOST_PICTURES):
-        stop = min(start + _MOST_PICTURES, len(split))
-        truths = split.labels[start:stop].tolist() if known else [None] * (stop - start)
-        numbered = [
-            (Line(start + place_ + 1, truth=truth), Seen(pixels, [], []))
-            for place_, (pixels, truth) in enumerate(zip(split.images[start:stop], truths, strict=True))
-        ]
-        yield _answered(ready, request, lines, tally, numbered)
-    yield _tail(lines, tally, has_truth=known and bool(ready.metadata.classes))
+    for together in _together(found, min(ready.at_once, _MOST_PICTURES)):
+        yield _answered(ready, request, lines, tally, together)
+    accuracy = tally.right / tally.done if is_scored and tally.done else None
+    yield lines.tail(tally.done, tally.failed, accuracy, time.perf_counter() - tally.begun)
 
 
-def _answered(
-    ready: Ready, request: BatchRequest, lines: Lines, tally: _Tally, numbered: Sequence[tuple[Line, Seen | None]]
-) -> bytes:
+def _together(found: Iterable[_Found], most: int) -> Iterator[list[_Found]]:
+    """As many as go through the network at once, or as were decoded in a second."""
+    some, since = list[_Found](), time.perf_counter()
+    for each in found:
+        some.append(each)
+        if len(some) == most or time.perf_counter() - since > _SECONDS:
+            yield some
+            some, since = [], time.perf_counter()
+    if some:
+        yield some
+
+
+def _answered(ready: Ready, request: BatchRequest, lines: Lines, tally: _Tally, numbered: Sequence[_Found]) -> bytes:
     seen = [each for _, each in numbered if each is not None]
     answers: Iterator[bytes] = iter(())
     if seen:
@@ -122,8 +156,3 @@ def _answered(
     tally.done += len(numbered)
     tally.failed += len(numbered) - len(seen)
     return b"".join([lines.line(line, next(answers) if each is not None else None) for line, each in numbered])
-
-
-def _tail(lines: Lines, tally: _Tally, *, has_truth: bool) -> bytes:
-    accuracy = tally.right / tally.done if has_truth and tally.done else None
-    return lines.tail(tally.done, tally.failed, accuracy, time.perf_counter() - tally.begun)

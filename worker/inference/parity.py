@@ -1,9 +1,11 @@
 """A job's test pictures, once as files through the prediction path and once as arrays through the test loop's."""
 
 import io
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import numpy as np
 import torch
@@ -26,7 +28,9 @@ from .models import Ready, load_plain
 _MOST_PICTURES = 10_000
 # Of the largest output. Folded batch norm and batches of other sizes round in other places.
 TOLERANCES = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 5e-2, "fp16": 1e-2}
-_MAY_DIFFER = 1e-3  # share of pictures whose class may change by that rounding
+_MAY_DIFFER, _MAY_DIFFER_ANYHOW = 1e-3, 2  # share, and number, of pictures whose class may change by that rounding
+
+_ROUNDING = 1e-6  # of a number of pictures that was a share
 
 
 @dataclass
@@ -37,16 +41,28 @@ class _Sums:
     agree: int = 0
     right: int = 0
     right_in_loop: int = 0
+    error: float = 0.0  # of numbers, averaged over targets
+    error_in_loop: float = 0.0
 
     def add(self, answered: Tensor, looped: Tensor, y: Tensor, *, is_classes: bool) -> None:
         self.pictures += len(y)
-        self.difference = max(self.difference, float((answered - looped).abs().max()))
-        self.output = max(self.output, float(looped.abs().max()))
+        self.difference = max(self.difference, _largest_difference(answered, looped))
+        self.output = max(self.output, float(looped.abs().nan_to_num(nan=0.0, posinf=0.0).max()))
         if is_classes:
             ours, theirs = answered.argmax(dim=1), looped.argmax(dim=1)
             self.agree += int((ours == theirs).sum())
             self.right += int((ours == y).sum())
             self.right_in_loop += int((theirs == y).sum())
+        else:
+            self.error += float((answered.double() - y).abs().mean(dim=1).sum())
+            self.error_in_loop += float((looped.double() - y).abs().mean(dim=1).sum())
+
+
+def _largest_difference(answered: Tensor, looped: Tensor) -> float:
+    """What only one of the two has not finite is infinitely far away: a plain maximum would pass over NaN."""
+    is_same = (answered == looped) | (answered.isnan() & looped.isnan())
+    apart = (answered - looped).abs().nan_to_num(nan=math.inf, posinf=math.inf)
+    return float(apart.masked_fill(is_same, 0.0).max())
 
 
 def parity(place: Place, request: ParityRequest) -> Iterator[bytes]:
@@ -55,18 +71,22 @@ def parity(place: Place, request: ParityRequest) -> Iterator[bytes]:
     ready = place.models.get(request.path, request.sha256)
     network, metadata = load_plain(place.data_dir, request.path, request.sha256)
     data = open_prepared(place.data_dir / request.dataset.folder, request.dataset.sha256)
-    chosen = _chosen(data.test)
+    chosen, pages = _chosen(data.test), data.test.pages
     model, sums = _as_tested(network, metadata, ready.device), _Sums()
     size = test_batch_size(metadata.preprocessing, metadata.spec.batch_size)
     for indices in chosen.split(size):  # type: ignore[no-untyped-call]
         images, y = data.test.images.index_select(0, indices), data.test.labels.index_select(0, indices)
         looped = _looped(model, images, ready.device)
         sums.add(_answered(ready, images, place.settings.max_pixels), looped, y, is_classes=bool(metadata.classes))
-    yield _certificate(sums, ready, time.perf_counter() - begun).model_dump_json().encode()
+        if pages is not None:
+            pages.release(int(indices[0]), int(indices[-1]) + 1)
+    is_whole = len(chosen) == len(data.test)
+    yield _certificate(sums, ready, time.perf_counter() - begun, is_whole=is_whole).model_dump_json().encode()
 
 
 def _chosen(split: Split) -> Tensor:
-    return torch.linspace(0, len(split) - 1, min(len(split), _MOST_PICTURES)).round().long()
+    most = min(len(split), _MOST_PICTURES)
+    return torch.linspace(0, len(split) - 1, most, dtype=torch.float64).round().long()
 
 
 def _as_tested(network: nn.Module, metadata: Metadata, device: torch.device) -> nn.Module:
@@ -100,22 +120,44 @@ def png(image: Tensor) -> bytes:
     return file.getvalue()
 
 
-def _certificate(sums: _Sums, ready: Ready, seconds: float) -> Parity:
+def _certificate(sums: _Sums, ready: Ready, seconds: float, *, is_whole: bool) -> Parity:
+    """`is_whole`: whether all test pictures went both ways, as when the training recorded its numbers."""
     metadata, is_classes = ready.metadata, bool(ready.metadata.classes)
-    tolerance = TOLERANCES[metadata.spec.precision] * sums.output
-    agree = sums.agree / sums.pictures if is_classes else None
-    return Parity(
+    made = Parity(
         pictures=sums.pictures,
         epoch=metadata.epoch,
         sha256=ready.sha256,
-        largest_difference=sums.difference,
+        largest_difference=_finite(sums.difference),
         largest_output=sums.output,
-        tolerance=tolerance,
-        agree=agree,
+        tolerance=TOLERANCES[metadata.spec.precision] * sums.output,
+        agree=sums.agree / sums.pictures if is_classes else None,
         accuracy=sums.right / sums.pictures if is_classes else None,
         loop_accuracy=sums.right_in_loop / sums.pictures if is_classes else None,
         recorded_accuracy=metadata.metrics.get("test_accuracy"),
-        passed=sums.difference <= tolerance and (agree is None or agree >= 1 - _MAY_DIFFER),
+        mae=None if is_classes else _finite(sums.error / sums.pictures),
+        loop_mae=None if is_classes else _finite(sums.error_in_loop / sums.pictures),
+        recorded_mae=metadata.metrics.get("test_mae"),
+        passed=False,
         precision=metadata.spec.precision,
+        device=ready.device.type,
         seconds=round(seconds, 3),
+        made_at=datetime.now(UTC),
     )
+    return made.model_copy(update={"passed": _is_met(made, sums, is_whole=is_whole)})
+
+
+def _is_met(made: Parity, sums: _Sums, *, is_whole: bool) -> bool:
+    most = max(_MAY_DIFFER_ANYHOW, _MAY_DIFFER * sums.pictures)
+    if sums.difference > made.tolerance or (made.agree is not None and sums.pictures - sums.agree > most):
+        return False
+    if not is_whole:
+        return True
+    if made.accuracy is not None and made.recorded_accuracy is not None:
+        return abs(made.accuracy - made.recorded_accuracy) * sums.pictures <= most + _ROUNDING
+    if made.mae is not None and made.recorded_mae is not None:
+        return abs(made.mae - made.recorded_mae) <= made.tolerance
+    return True
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+import worker.datasets.archive
 import worker.inference.batch
 from tests.tiny import TEST, prepare_tiny
 from tests.worker.inference.making import FOLDER, checkpoint, place, tiny
@@ -171,7 +172,10 @@ def test_lines_of_a_large_network_do_not_wait_for_a_whole_pass_of_a_small_one(
     tmp_path: Path, pictures: dict[str, bytes]
 ) -> None:
     dataset = {"folder": FOLDER, "sha256": _sha256(tmp_path)}
-    here, asked = place(tmp_path), request(tmp_path, {"model": {"name": "squeezenet1_1"}}, dataset=dataset)
+    here, asked = (
+        place(tmp_path),
+        request(tmp_path, {"model": {"name": "squeezenet1_1", "image_size": 224}}, dataset=dataset),
+    )
     at_once = here.models.get(asked.path, asked.sha256).at_once
     assert at_once < 64
     assert max(part.count(b"\n") for part in batch(here, asked)) == at_once
@@ -188,7 +192,7 @@ def test_lines_come_at_least_every_second(
 def test_what_is_unpacked_is_nobodys_to_sweep_and_gone_before_the_first_line(
     tmp_path: Path, pictures: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unpack, locked = worker.inference.batch.unpack, list[bool]()
+    unpack, locked = worker.datasets.archive.unpack, list[bool]()
 
     def watched(archive: Path, blob: Path, *more: Any) -> Any:
         for member in unpack(archive, blob, *more):

@@ -1,5 +1,6 @@
 """Parity certificates: who wants one, and what is answered meanwhile."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -35,9 +36,14 @@ def certificate(epoch: int = 2) -> Parity:
         accuracy=0.75,
         loop_accuracy=0.75,
         recorded_accuracy=0.75,
+        mae=None,
+        loop_mae=None,
+        recorded_mae=None,
         passed=True,
         precision="fp32",
+        device="cpu",
         seconds=1.5,
+        made_at=datetime(2026, 1, 2, tzinfo=UTC),
     )
 
 
