@@ -76,7 +76,7 @@ def export(place: Place, request: ExportRequest) -> Iterator[bytes]:
     """
     path = place.data_dir / request.to
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f"writing-{path.name}")  # torch takes what is before the first dot for a name inside
+    scratch = path.with_name(f"writing-{path.name}")  # one that only begins with a dot is refused by torch
     try:
         with told_when_full():
             if request.format == "bundle":
