@@ -107,7 +107,16 @@ def test_the_walk(clone: Path, served: int) -> None:
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
         said.append(done.stdout)
     submitted, looked, cancelled, listed, predicted, refused, planned, reported, *said = said
+    answered, aliased, batched, certified, tensors, exported, *said = said
     controlled, extended, uploaded, shown, deleted, built_in, backed_up = said
+    assert '"epochs":[{"checkpoint":{"epoch":1,' in answered
+    assert '"name":"default"' in aliased
+    assert '"done":1,"failed":0' in batched
+    assert "number,file,true label" in batched
+    assert '"passed":true' in certified
+    assert '"name":"pixels"' in tensors
+    assert '"status":"succeeded"' in exported
+    assert (clone / "model.pt2").stat().st_size > 2_000_000
     assert '"status":"queued"' in submitted
     assert '"next_since":' in looked
     assert re.search(r'"status":"(cancelled|cancelling)"', cancelled)
