@@ -1,5 +1,7 @@
 """Predictions for many pictures at once: an archive's, or a dataset's. The answer is a stream."""
 
+import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Annotated, Any, Literal
@@ -20,6 +22,15 @@ from service.uploads import ARCHIVE, received_file
 from service.which import Which
 
 router = APIRouter(tags=["predict"])
+
+
+async def _held() -> AsyncIterator[AsyncExitStack]:
+    """What is let go when the answer is sent, or its client has left, even before it began."""
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+HeldDep = Annotated[AsyncExitStack, Depends(_held)]
 
 _MEDIA = {"csv": "text/csv", "ndjson": "application/x-ndjson"}
 _FILE = {"type": "string", "format": "binary", "description": "A zip, tar or tar.gz"}
@@ -72,7 +83,8 @@ class BatchQuery(BaseModel, extra="forbid"):
         200: {
             "description": "A line for each picture. NDJSON begins with `{job, epoch, total}` and ends with `{done, "
             "failed, seconds}` and for a dataset `accuracy`; each line has `number` and `of`. A picture that cannot be "
-            "read has `error` instead of a prediction. An answer without its last line broke off.",
+            "read has `error` instead of a prediction. An answer without its last line broke off; in NDJSON a line "
+            "`{error, code}` then says why.",
             "content": {kind: {"schema": {"type": "string"}} for kind in _MEDIA.values()},
         }
     },
@@ -83,6 +95,7 @@ async def predict_batch(
     predictor: PredictorDep,
     resolver: ResolverDep,
     settings: SettingsDep,
+    held: HeldDep,
     query: Annotated[BatchQuery, Query()],
 ) -> StreamingResponse:
     """Send a zip, tar or tar.gz as the body or in the form field `archive`; or no body, and name a `dataset`.
@@ -90,7 +103,7 @@ async def predict_batch(
     Lines come while the pictures are worked on, in the archive's order, as NDJSON or CSV.
     """
     row = await resolver.find(job=query.job, model=query.model, which=query.checkpoint)
-    kind = query.format or ("csv" if "text/csv" in request.headers.get("accept", "") else "ndjson")
+    kind = query.format or _accepted(request.headers.get("accept", ""))
     asked = BatchRequest(
         path=row.path,
         sha256=row.sha256,
@@ -100,29 +113,57 @@ async def predict_batch(
         split=query.split,
         threads=resolver.threads,
     )
-    async with AsyncExitStack() as stack:
-        if query.dataset is None:
-            archive = f"uploads/{new_id()}.receiving"
-            receiving = received_file(
-                request, settings.data_dir / archive, ARCHIVE, spare_bytes=settings.min_free_bytes
-            )
-            await stack.enter_async_context(receiving)
-            asked = asked.model_copy(update={"archive": archive})
-        else:
-            dataset = await run_in_threadpool(_dataset, db, query.dataset, query.version)
-            asked = asked.model_copy(update={"dataset": dataset})
-        lines = await stack.enter_async_context(predictor.errand(asked))
-        first = await anext(lines)  # what is refused as a whole is refused with its own status
-        headers = {"Epochd-Job": row.job_id, "Epochd-Epoch": str(row.epoch), "Epochd-Checkpoint-Sha256": row.sha256}
-        return StreamingResponse(_stream(first, lines, stack.pop_all()), media_type=_MEDIA[kind], headers=headers)
+    if query.dataset is None:
+        archive = f"uploads/{new_id()}.receiving"
+        receiving = received_file(request, settings.data_dir / archive, ARCHIVE, spare_bytes=settings.min_free_bytes)
+        await held.enter_async_context(receiving)
+        # The process removes what it unpacks, unless it is killed.
+        held.callback((settings.data_dir / f"{archive}.pictures").unlink, missing_ok=True)
+        asked = asked.model_copy(update={"archive": archive})
+    else:
+        dataset = await run_in_threadpool(_dataset, db, query.dataset, query.version)
+        asked = asked.model_copy(update={"dataset": dataset})
+    lines = await held.enter_async_context(predictor.errand(asked))
+    first = await _first(lines, request)  # what is refused as a whole is refused with its own status
+    headers = {"Epochd-Job": row.job_id, "Epochd-Epoch": str(row.epoch), "Epochd-Checkpoint-Sha256": row.sha256}
+    return StreamingResponse(_stream(first, lines, kind), media_type=_MEDIA[kind], headers=headers)
 
 
-async def _stream(first: bytes, lines: AsyncIterator[bytes], held: AsyncExitStack) -> AsyncIterator[bytes]:
-    """Raises what the errand raises: the connection then breaks, for a status has long been sent."""
-    async with held:
-        yield first
+def _accepted(accept: str) -> Literal["csv", "ndjson"]:
+    """What is named first."""
+    named = [each.partition(";")[0].strip() for each in accept.lower().split(",")]
+    return "csv" if _MEDIA["csv"] in named and _MEDIA["ndjson"] not in named[: named.index(_MEDIA["csv"])] else "ndjson"
+
+
+async def _first(lines: AsyncIterator[bytes], request: Request) -> bytes:
+    """Raises what the errand raises, and InvalidRequest when the client leaves before."""
+    first, left = asyncio.ensure_future(anext(lines)), asyncio.create_task(_left(request))
+    try:
+        await asyncio.wait({first, left}, return_when=asyncio.FIRST_COMPLETED)
+        if not first.done():
+            raise errors.InvalidRequest("The client has left.")
+        return first.result()
+    finally:
+        first.cancel()
+        left.cancel()
+        await asyncio.gather(first, left, return_exceptions=True)
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _stream(first: bytes, lines: AsyncIterator[bytes], kind: str) -> AsyncIterator[bytes]:
+    """Raises what the errand raises, so that the connection breaks: a status has long been sent. NDJSON says why."""
+    yield first
+    try:
         async for line in lines:
             yield line
+    except errors.EpochdError as error:
+        if kind == "ndjson":
+            yield json.dumps({"error": error.detail, "code": error.code}).encode() + b"\n"
+        raise
 
 
 def _dataset(db: Database, name: str, version: int | None) -> OfDataset:

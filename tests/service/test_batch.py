@@ -1,8 +1,10 @@
 """Batch predictions over HTTP: what the errand is asked, and how its lines leave."""
 
+import asyncio
 import io
 import json
 import zipfile
+from collections.abc import AsyncIterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +71,14 @@ def test_an_archive_is_answered_with_lines(
 
 @pytest.mark.parametrize(
     ("query", "accept", "format_"),
-    [("", "text/csv", "csv"), ("&format=csv", "*/*", "csv"), ("&format=ndjson", "text/csv", "ndjson")],
+    [
+        ("", "text/csv", "csv"),
+        ("", "*/*", "ndjson"),
+        ("", "text/html, Text/CSV;q=0.9, application/x-ndjson;q=0.5", "csv"),
+        ("", "application/x-ndjson, text/csv;q=0.5", "ndjson"),
+        ("&format=csv", "*/*", "csv"),
+        ("&format=ndjson", "text/csv", "ndjson"),
+    ],
 )
 def test_the_format_is_chosen(
     client: TestClient, predictor: FakePredictor, job: Job, query: str, accept: str, format_: str
@@ -121,8 +130,55 @@ def test_what_is_refused_before_the_first_line_has_its_own_status(
     assert not list((data_dir / "uploads").iterdir())
 
 
-def test_an_answer_that_breaks_off_has_no_last_line(client: TestClient, predictor: FakePredictor, job: Job) -> None:
-    predictor.parts, predictor.error = LINES[:2], errors.PredictorUnavailable()
+def test_an_answer_that_breaks_off_has_no_last_line_but_says_why(
+    client: TestClient, predictor: FakePredictor, job: Job, data_dir: Path
+) -> None:
+    predictor.parts, predictor.error = LINES[:2], errors.PredictorUnavailable("It died.")
     answer = client.post("/predict/batch", content=archive())
-    assert answer.content == b"".join(LINES[:2])
-    assert "done" not in json.loads(answer.content.splitlines()[-1])
+    *lines, last = answer.content.splitlines(keepends=True)
+    assert b"".join(lines) == b"".join(LINES[:2])
+    assert json.loads(last) == {"error": "It died.", "code": "predictor_unavailable"}
+    table = client.post("/predict/batch?format=csv", content=archive())
+    assert table.content == b"".join(LINES[:2])
+    assert not list((data_dir / "uploads").iterdir())
+
+
+def test_what_a_killed_process_has_unpacked_is_removed(
+    client: TestClient, predictor: FakePredictor, job: Job, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = predictor._parts
+
+    async def unpacked() -> AsyncIterator[bytes]:
+        (data_dir / f"{asked(predictor).archive}.pictures").write_bytes(b"!")
+        async for part in parts():
+            yield part
+
+    monkeypatch.setattr(predictor, "_parts", unpacked)
+    assert client.post("/predict/batch", content=archive()).status_code == 200
+    assert not list((data_dir / "uploads").iterdir())
+
+
+def test_who_leaves_before_the_first_line_is_noticed(
+    client: TestClient, predictor: FakePredictor, job: Job, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never() -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
+
+    async def ask_and_leave() -> None:
+        messages = iter([{"type": "http.request", "body": archive(), "more_body": False}])
+
+        async def receive() -> dict[str, Any]:
+            return next(messages, {"type": "http.disconnect"})
+
+        async def send(_: MutableMapping[str, Any]) -> None:
+            pass
+
+        scope = {"type": "http", "method": "POST", "path": "/predict/batch", "query_string": b"", "headers": []}
+        await asyncio.wait_for(client.app(scope, receive, send), 20)
+
+    monkeypatch.setattr(predictor, "_parts", never)
+    assert client.portal is not None
+    client.portal.call(ask_and_leave)
+    assert asked(predictor).archive is not None
+    assert not list((data_dir / "uploads").iterdir())

@@ -17,6 +17,7 @@ from worker.datasets.source import Split
 from worker.jobs.errors import BadImage, Conflict, ImageTooLarge
 from worker.jobs.settings import Settings
 from worker.jobs.wire import BatchRequest, OfDataset
+from worker.training import memory
 
 from .answers import Seen, examined, look, written
 from .errands import Place
@@ -60,6 +61,9 @@ def _of_archive(place: Place, request: BatchRequest, ready: Ready, archive: Path
             fcntl.flock(pictures, fcntl.LOCK_EX)  # the sweep takes one that nobody holds
             members = list(_in_order(archive, blob, place.settings))
             blob.unlink()  # nothing is left of it, whatever happens
+            # Else the heap would grow by nearly every large picture: what is kept of one lies where it was, so that the
+            # next one, as large, does not fit there.
+            memory.release(torch.device("cpu"))
             lines = lines_of(request.format, ready.metadata, len(members), has_truth=False)
             found = _decoded(members, pictures, ready, place.settings, auto_fix=request.auto_fix)
             yield from _told(ready, request, lines, found, is_scored=False)
