@@ -54,6 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
         yield
         for task in background:
             task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
         await predictor.stop()
         db.close()
 
