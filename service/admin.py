@@ -107,6 +107,8 @@ def _opened(what: str) -> Iterator[tuple[Database, Path]]:
 
 def _stop(number: int, _: object) -> NoReturn:
     signal.signal(number, signal.SIG_IGN)  # once is enough
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())  # what is left of a backup would wait for a reader for ever
     raise SystemExit(128 + number)
 
 

@@ -1,16 +1,33 @@
 """The input doctor: says how a picture is unlike those that the network was trained on, and mends what it can.
 
-Looking at a batch costs one product of matrices; only pictures that it points at are looked at closely.
+Looking at a batch costs two products of small matrices; only pictures that it points at are looked at closely.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
 
-from worker.datasets.looks import GRID, MENDS, Change, Looks, box, brightness
+from worker.datasets.looks import (
+    DIFFERS,
+    EMPTY,
+    FIELDS,
+    GRID,
+    MENDS,
+    TURNS,
+    Change,
+    Looks,
+    Turn,
+    Upright,
+    box,
+    brightness,
+    extents_of,
+    fields,
+    turned_kinds,
+    uprightness,
+)
 from worker.datasets.pictures import Preprocessing, fit
 
 _FAR_OFF: Final = 2.0  # times as wide, or as high, for its height: half of it or more is cut away
@@ -19,7 +36,9 @@ _COLOURED: Final = 24  # between the channels of a pixel, of 255,
 _LOOKED_AT: Final = 256  # pixels a side: a large picture's colours show in some of them
 _COLOURED_SHARE: Final = 0.02  # of the pixels
 _MOST_PIXELS: Final = 16_000_000  # of a ground: a picture of 30,000 x 1 would have a thousand million
-_CONSTANT: Final = 0.02  # standard deviation of brightness
+_CONSTANT: Final = 0.02  # standard deviation of brightness, where that of the training pictures is not known
+_HARDLY_ANY: Final = 0.05  # at most, whatever they have
+_MOST_CHANGES: Final = 2  # an inverted picture may be turned too
 _TOLD: Final[dict[Change, tuple[str, str]]] = {
     "inverted": (
         "Light and dark look exchanged: those that the network was trained on are like its negative.",
@@ -35,15 +54,17 @@ class Doctor:
     """Knows what the training pictures of one checkpoint look like."""
 
     def __init__(self, looks: Looks | None, shape: Preprocessing) -> None:
-        self._looks, self._shape = looks, shape
+        self._shape = shape
         self._is_grey = looks.is_grey if looks else shape.channels == 1
-        directions = looks.directions if looks else []
-        self._changes: list[Change] = [each.change for each in directions]
-        of_pixels = [_of_pixels(each.weights, shape.height, shape.width) for each in directions]
-        weights = torch.stack(of_pixels, dim=1) if of_pixels else torch.zeros(shape.height * shape.width, 0)
-        self._weights = weights.repeat(shape.channels, 1) / (255 * shape.channels)  # pixels x directions
-        self._least = torch.tensor([each.least for each in directions])
-        self._least_std = max(_CONSTANT, (looks.least_std if looks else None) or 0.0)
+        # A training picture is warned of as seldom as it has half of what hardly any has less than.
+        known = looks.least_std if looks else None
+        self._least_std = _CONSTANT if known is None else min(known / 2, _HARDLY_ANY)
+        self._extent = looks.extent if looks else None
+        least = looks.least_extent if looks else None
+        self._least_extent = min(_SMALL * (self._extent or 0.0), 1.0 if least is None else least)
+        self._inverted = next((each for each in looks.directions if each.change == "inverted"), None) if looks else None
+        self._weights = torch.tensor(self._inverted.weights if self._inverted else [0.0] * FIELDS)
+        self._turns = _Turns(looks.upright) if looks and looks.upright else None
 
     @property
     def wants_colours(self) -> bool:
@@ -52,19 +73,30 @@ class Doctor:
 
     def suspects(self, images: Tensor) -> list[int]:
         """Which of uint8 N x C x H x W deserve a closer look."""
-        flat = images.flatten(1).float()
-        odd = flat.std(dim=1, correction=0) < 255 * self._least_std
-        if self._changes:
-            odd |= (flat @ self._weights < self._least).any(dim=1)
-        return odd.nonzero().flatten().tolist() if odd.any() else []
+        bright = brightness(images)
+        flat = bright.flatten(1)
+        odd = flat.square().mean(dim=1) - flat.mean(dim=1).square() < self._least_std**2  # much quicker than std
+        if self._inverted or self._turns or self._least_extent:
+            grids = fields(bright)
+            if self._inverted:
+                odd |= grids @ self._weights < self._inverted.least
+            if self._turns:
+                odd |= self._turns.are_turned(grids).any(dim=1)
+            if self._least_extent:
+                odd |= _takes_few_fields(grids, self._least_extent)
+        if self._is_grey and images.shape[1] == 3:
+            odd |= _coloured(images)
+        return odd.nonzero().flatten().tolist()
 
     def warnings(self, image: Tensor) -> list[str]:
         """Of uint8 C x H x W that `suspects` has pointed at."""
-        (deviation,) = brightness(image[None]).flatten(1).std(dim=1, correction=0).tolist()
-        if deviation < _CONSTANT:
-            return ["There is hardly anything on it: nearly all of it has one brightness."]
-        told = [_TOLD[change][0] for change in self._changed(image)[:1]]
-        if self._is_small(image):
+        bright = brightness(image[None])
+        told = self.of_colours(image) if len(image) == 3 else []
+        if float(bright.std(correction=0)) < self._least_std:
+            return [*told, "There is hardly anything on it: nearly all of it has one brightness."]
+        if change := self._change(image):
+            told.append(_TOLD[change][0])
+        if float(extents_of(bright, EMPTY)) < self._least_extent:
             told.append("What is on it is small in a large empty border.")
         return told
 
@@ -77,7 +109,7 @@ class Doctor:
 
     def of_colours(self, colours: Tensor) -> list[str]:
         """Of uint8 3 x H x W, where the network was trained on grey pictures."""
-        if not self._is_grey or not _is_coloured(colours):
+        if not self._is_grey or not _coloured(colours[None]):
             return []
         return ["It has colours, but the network was trained on grey pictures: it sees its brightness only."]
 
@@ -94,30 +126,18 @@ class Doctor:
             whole = laid
             done.append("It was laid on a ground of its border's colour, so that nothing is cut away.")
         image = fit(whole, self._shape.height, self._shape.width)
-        for kinds in (("inverted",), ("turned_90", "turned_180", "turned_270")):
-            found = [change for change in self._changed(image) if change in kinds]
-            if found:
-                image = MENDS[found[0]](image).contiguous()
-                done.append(_TOLD[found[0]][1])
+        for _ in range(_MOST_CHANGES):
+            if change := self._change(image):
+                image = MENDS[change](image).contiguous()
+                done.append(_TOLD[change][1])
         return image, done
 
-    def _changed(self, image: Tensor) -> list[Change]:
-        """How it looks changed; the clearest first."""
-        if not self._changes:
-            return []
-        distances = (self._least - image.flatten().float() @ self._weights).tolist()
-        told = sorted(zip(distances, self._changes, strict=True), reverse=True)
-        return [change for distance, change in told if distance > 0]
-
-    def _is_small(self, image: Tensor) -> bool:
-        if self._looks is None or self._looks.extent is None:
-            return False
-        found = box(brightness(image[None])[0])
-        if found is None:
-            return False
-        top, bottom, left, right = found
-        extent = max((bottom - top) / image.shape[1], (right - left) / image.shape[2])
-        return extent < _SMALL * self._looks.extent
+    def _change(self, image: Tensor) -> Change | None:
+        """How it looks changed; negatives first, for it is they that are told surely."""
+        grids = fields(brightness(image[None]))
+        if self._inverted and float(grids @ self._weights) < self._inverted.least:
+            return "inverted"
+        return self._turns.clearest(grids) if self._turns else None
 
     def _cut_away(self, height: int, width: int) -> float | None:
         """The share, where it is much."""
@@ -127,34 +147,55 @@ class Doctor:
 
     def _cut_to_content(self, whole: Tensor) -> Tensor | None:
         """With the usual margin; None when it fills the picture as usual, or cannot be told from the border."""
-        extent = self._looks.extent if self._looks else None
-        found = box(brightness(whole[None])[0]) if extent else None
-        if extent is None or found is None:
+        bright = brightness(whole[None])
+        if self._extent is None or not float(extents_of(bright, EMPTY)) < self._least_extent:
             return None
+        found = box(bright[0])
+        assert found is not None
         top, bottom, left, right = found
-        _, height, width = whole.shape
-        if max((bottom - top) / height, (right - left) / width) >= _SMALL * extent:
-            return None
         content = whole[:, top:bottom, left:right]
         laid = _laid_out(content, self._shape.height / self._shape.width, ground=_ground(whole))
-        margin = round(max(laid.shape[1:]) * (1 / extent - 1) / 2)
+        margin = round(max(laid.shape[1:]) * (1 / self._extent - 1) / 2)
         return _padded(laid, (margin, margin, margin, margin), _ground(whole))
 
 
-def _of_pixels(weights: list[float], height: int, width: int) -> Tensor:
-    """Averaging down to the grid and weighing its fields are both sums, and so one: the weight of each pixel."""
-    with torch.inference_mode(mode=False), torch.enable_grad():
-        pixels = torch.zeros(1, 1, height, width, requires_grad=True)
-        fields = adaptive_avg_pool2d(pixels, (GRID, GRID)).flatten()
-        (found,) = torch.autograd.grad(fields @ torch.tensor(weights), pixels)
-    return found.flatten()
+class _Turns:
+    """Tells which pictures are turned."""
+
+    def __init__(self, upright: Upright) -> None:
+        self._kinds = turned_kinds(upright.kinds()).float()
+        self._offsets, self._least = torch.tensor(upright.offsets), upright.least
+        self._known: list[tuple[int, Turn]] = [(at, turn) for at, turn in enumerate(TURNS) if turn in upright.powers]
+        self._places = [at for at, _ in self._known]
+
+    def are_turned(self, grids: Tensor) -> Tensor:
+        """N x turns that can be told."""
+        return self._uprightness(grids) < self._least
+
+    def clearest(self, grids: Tensor) -> Turn | None:
+        """Of one picture."""
+        (found,) = self._uprightness(grids).tolist()
+        least, (_, turn) = min(zip(found, self._known, strict=True))
+        return turn if least < self._least else None
+
+    def _uprightness(self, grids: Tensor) -> Tensor:
+        found = uprightness(grids, self._kinds, self._offsets)
+        return found if len(self._places) == len(TURNS) else found[:, self._places]
 
 
-def _is_coloured(colours: Tensor) -> bool:
-    step = max(1, max(colours.shape[1:]) // _LOOKED_AT)
-    some = colours[:, ::step, ::step]
-    spread = some.amax(dim=0).int() - some.amin(dim=0).int()
-    return bool((spread > _COLOURED).float().mean() > _COLOURED_SHARE)
+def _takes_few_fields(grids: Tensor, extent: float) -> Tensor:
+    """Which of N x FIELDS may have content that takes less than this of a side: no more than it can reach into."""
+    differs = ((grids - grids[:, :1]).abs() > DIFFERS).view(-1, GRID, GRID)
+    longer = torch.maximum(differs.any(dim=1).sum(dim=1), differs.any(dim=2).sum(dim=1))
+    return longer <= math.ceil(extent * GRID) + 1
+
+
+def _coloured(images: Tensor) -> Tensor:
+    """Which of N x 3 x H x W are."""
+    step = max(1, max(images.shape[2:]) // _LOOKED_AT)
+    some = images[:, :, ::step, ::step]
+    spread = some.amax(dim=1).int() - some.amin(dim=1).int()
+    return (spread > _COLOURED).float().mean(dim=(1, 2)) > _COLOURED_SHARE
 
 
 def _ground(whole: Tensor) -> Tensor:

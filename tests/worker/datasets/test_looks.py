@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from tests.tiny import prepare_tiny
-from worker.datasets.looks import box, brightness, summarise
+from worker.datasets.looks import TURNS, Upright, box, brightness, summarise
 
 
 @pytest.fixture
@@ -22,18 +23,57 @@ def noise(count: int, channels: int = 3, side: int = 16) -> Tensor:
 
 def test_light_clothes_on_black_are_told_from_their_negatives(clothes: Tensor) -> None:
     looks = summarise(clothes)
-    assert [(each.change, each.power) for each in looks.directions if each.change == "inverted"] == [("inverted", 1.0)]
+    (inverted,) = looks.directions
+    assert inverted.change == "inverted"
+    assert inverted.power > 0.98
     assert looks.is_grey
     assert len(looks.model_dump_json()) < 8_000
 
 
+def lit_from_above(count: int, height: int = 24, width: int = 24) -> Tensor:
+    """Light above, dark below, with noise: each turn shows."""
+    generator = torch.Generator().manual_seed(1)
+    light = torch.linspace(230, 30, height).view(1, 1, height, 1) + torch.linspace(0, 20, width)
+    return (light + 20 * torch.randn(count, 1, height, width, generator=generator)).clamp(0, 255).to(torch.uint8)
+
+
+def test_turned_pictures_are_told_where_all_have_one_way_up() -> None:
+    looks = summarise(lit_from_above(600))
+    assert looks.upright is not None
+    assert looks.upright.powers.keys() == TURNS.keys()
+    assert min(looks.upright.powers.values()) > 0.98
+    assert len(looks.model_dump_json()) < 8_000
+
+
+def test_pictures_that_are_not_square_are_told_upside_down_only() -> None:
+    looks = summarise(lit_from_above(600, width=40))
+    assert looks.upright is not None
+    assert looks.upright.powers.keys() == {"turned_180"}
+
+
 def test_pictures_whose_negatives_are_alike_are_not_told() -> None:
-    assert summarise(noise(500)).directions == []
+    looks = summarise(noise(500))
+    assert (looks.directions, looks.upright, looks.extent) == ([], None, None)
+
+
+def test_kinds_that_do_not_fit_their_weights_are_refused() -> None:
+    looks = summarise(lit_from_above(300))
+    assert looks.upright is not None
+    fields = looks.upright.model_dump()
+    wrongs: list[dict[str, object]] = [
+        {"weights": fields["weights"][:-4]},
+        {"weights": "?"},
+        {"offsets": []},
+        {"unit": float("nan")},
+    ]
+    for wrong in wrongs:
+        with pytest.raises(ValidationError):
+            Upright.model_validate({**fields, **wrong})
 
 
 def test_few_pictures_calibrate_nothing(clothes: Tensor) -> None:
     looks = summarise(clothes[:50])
-    assert (looks.directions, looks.least_std, looks.extent) == ([], None, None)
+    assert (looks.directions, looks.upright, looks.least_std, looks.extent) == ([], None, None, None)
 
 
 @pytest.mark.parametrize("shape", [(300, 1, 1, 1), (300, 3, 20, 40), (1, 1, 5, 5), (300, 1, 3, 3)])

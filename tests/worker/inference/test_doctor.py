@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from tests.tiny import prepare_tiny
+from tests.worker.datasets.test_looks import lit_from_above
 from tests.worker.inference.making import checkpoint, place
 from worker.datasets.looks import Looks, summarise
 from worker.datasets.opening import Prepared
@@ -54,6 +55,59 @@ def test_a_negative_is_mended(doctor: Doctor, clothes: Prepared) -> None:
         assert (torch.equal(mended, image), done) == (True, ["Light and dark were exchanged."])
         untouched, done = doctor.mended(image)
         assert (torch.equal(untouched, image), done) == (True, [])
+
+
+@pytest.fixture
+def upright() -> tuple[Doctor, Tensor]:
+    """Of pictures that are light above; and pictures that it has not seen."""
+    pictures = lit_from_above(700)
+    return Doctor(summarise(pictures[:600]), plain(1, 24, 24)), pictures[600:]
+
+
+@pytest.mark.parametrize(
+    ("quarters", "warning", "done"),
+    [
+        (1, "It looks turned to the left.", "It was turned a quarter to the right."),
+        (2, "It looks upside down.", "It was turned upside down."),
+        (3, "It looks turned to the right.", "It was turned a quarter to the left."),
+    ],
+)
+def test_a_turned_picture_is_told_and_turned_back(
+    upright: tuple[Doctor, Tensor], quarters: int, warning: str, done: str
+) -> None:
+    doctor, pictures = upright
+    turned = torch.rot90(pictures, quarters, (2, 3)).contiguous()
+    assert warned(doctor, pictures, "") == 0
+    assert warned(doctor, turned, warning) > 0.95
+    mended, said = doctor.mended(turned[0])
+    assert (torch.equal(mended, pictures[0]), said) == (True, [done])
+
+
+def test_turned_clothes_are_not_told_to_be_negatives(doctor: Doctor, clothes: Prepared) -> None:
+    for quarters in (1, 2, 3):
+        turned = torch.rot90(clothes.test.images, quarters, (2, 3)).contiguous()
+        assert warned(doctor, turned, "exchanged") < 0.03
+
+
+def test_a_set_of_faint_pictures_is_not_told_to_be_empty() -> None:
+    faint = 100 + lit_from_above(700) // 64  # of four brightnesses
+    doctor = Doctor(summarise(faint[:600]), plain(1, 24, 24))
+    assert warned(doctor, faint[600:], "hardly anything") == 0
+
+
+def test_colours_are_told_where_three_channels_were_always_equal() -> None:
+    doctor = Doctor(summarise(lit_from_above(300).repeat(1, 3, 1, 1)), plain(3, 24, 24))
+    picture = lit_from_above(1).repeat(1, 3, 1, 1)
+    assert doctor.suspects(picture) == []
+    picture[:, 0, 5:15] = 255 - picture[:, 0, 5:15]
+    assert doctor.suspects(picture) == [0]
+    assert any("colours" in each for each in doctor.warnings(picture[0]))
+
+
+def test_a_small_piece_of_clothing_in_a_large_border_is_told_by_the_batch(doctor: Doctor, clothes: Prepared) -> None:
+    small = torch.nn.functional.interpolate(clothes.test.images.float(), 10, mode="area").to(torch.uint8)
+    laid = torch.nn.functional.pad(small, (3, 15, 10, 8))
+    assert warned(doctor, laid, "small in a large empty border") > 0.9
 
 
 def test_hardly_anything_on_it_is_told(doctor: Doctor) -> None:

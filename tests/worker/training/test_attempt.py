@@ -18,6 +18,7 @@ from tests.tiny import prepare_tiny, ready_tiny
 from tests.worker.jobs import making
 from tests.worker.jobs.making import make_ready
 from worker.datasets.arrays import Writer
+from worker.datasets.looks import Looks, summarise
 from worker.datasets.opening import CARD
 from worker.jobs import queue, records, versions
 from worker.jobs.db import Database
@@ -101,6 +102,23 @@ def test_an_attempt_trains_records_and_settles_its_job(settings: Settings, db: D
     assert job.provenance["dataset"]["sha256"] == prepared.card.sha256
     assert job.provenance["parameters"] == 784 * 16 + 16 + 16 * 10 + 10
     assert job.eta_seconds is None
+
+
+def test_checkpoints_say_what_the_training_pictures_look_like_and_that_changes_no_bit(
+    settings: Settings, db: Database, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = ready_tiny(db, settings.data_dir)
+    found = []
+    for summarised in (summarise, lambda _: Looks(is_grey=True, directions=[])):
+        monkeypatch.setattr("worker.training.attempt.summarise", summarised)
+        queue.enqueue(db, SPEC)
+        _, job = run()
+        row = records.checkpoint(db, job.id, "last").row
+        metadata = checkpoints.load(settings.data_dir / row.path, row.sha256).metadata
+        found.append((row.weights_sha256, metadata.looks))
+    assert found[0][0] == found[1][0]
+    assert found[0][1] == summarise(prepared.train.images)
+    assert len(json.dumps(found[0][1].model_dump(mode="json"))) < 8_000
 
 
 def test_the_same_spec_twice_gives_the_same_bits_and_another_seed_others(

@@ -53,6 +53,11 @@ def test_what_was_saved_is_what_loads(tmp_path: Path, model: torch.nn.Module, sa
     assert len(state["optimizer"]["state"]) == len(list(model.parameters()))
 
 
+def test_a_checkpoint_of_before_looks_were_kept_has_none() -> None:
+    header = METADATA.model_dump(mode="json", exclude={"looks"})
+    assert Metadata.model_validate(header).looks is None
+
+
 def test_the_row_describes_the_file(tmp_path: Path, saved: SavedCheckpoint) -> None:
     contents = (tmp_path / saved.path).read_bytes()
     assert saved.bytes == len(contents)
