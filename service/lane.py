@@ -30,6 +30,7 @@ class Lane:
         self._ids = itertools.count(1)
         self._waiting: dict[int, tuple[asyncio.Future[bytes], float]] = {}  # and since when
         self._waiting_bytes = 0
+        self._heard = 0.0  # when the last answer came
         self._wire: _Wire | None = None
 
     @property
@@ -68,8 +69,12 @@ class Lane:
         """Has a process forked, and another one when it dies. Until cancelled."""
         while True:
             started = time.monotonic()
-            with suppress(PredictorUnavailable):
+            try:
                 await self._run_once()
+            except PredictorUnavailable:
+                pass
+            except Exception:  # nobody else would start the next one
+                _log.exception("lane_failed", name=self._name)
             age = time.monotonic() - started
             await asyncio.sleep(_BACKOFF_SECONDS[age < _YOUNG_SECONDS])
 
@@ -81,7 +86,8 @@ class Lane:
             while not wire.gone.done():
                 await asyncio.wait([wire.gone], timeout=_LOOK_SECONDS)
                 oldest = min((since for _, since in self._waiting.values()), default=None)
-                if oldest is not None and time.monotonic() - oldest > _HANGS_SECONDS:
+                # Many large pictures take a while: who has waited for long need not wait for a process that hangs.
+                if oldest is not None and time.monotonic() - max(oldest, self._heard) > _HANGS_SECONDS:
                     _log.error("predictor_hangs", name=self._name, pid=wire.pid)
                     wire.kill()
             _log.warning("predictor_died", name=self._name, pid=wire.pid, waiting=len(self._waiting))
@@ -95,6 +101,7 @@ class Lane:
                     future.set_exception(PredictorUnavailable())
 
     def _on_frame(self, kind: int, request_id: int, body: bytes) -> None:
+        self._heard = time.monotonic()
         future, _ = self._waiting.get(request_id, (None, None))
         if future is None or future.done():
             return  # the client has left meanwhile

@@ -43,7 +43,10 @@ class Preloaded:
         """
         if self._wire is None:
             raise PredictorUnavailable
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:  # no descriptors are left
+            raise PredictorUnavailable from error
         with theirs:
             try:
                 socket.send_fds(self._wire, [name.encode()], [theirs.fileno()])
@@ -80,14 +83,14 @@ class Preloaded:
 
     async def _run_once(self) -> None:
         ours, theirs = socket.socketpair()
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "worker.inference", str(theirs.fileno())),
-                pass_fds=[theirs.fileno()],
-                stdin=asyncio.subprocess.DEVNULL,
-                env=self._env,
-            )
         with ours:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "worker.inference", str(theirs.fileno())),
+                    pass_fds=[theirs.fileno()],
+                    stdin=asyncio.subprocess.DEVNULL,
+                    env=self._env,
+                )
             ours.setblocking(False)
             self._wire = ours
             try:

@@ -30,6 +30,8 @@ from service.which import WhichOrAll
 router = APIRouter(tags=["predict"])
 
 _PATH: Final = "/predict"
+_TRIES: Final = 5  # while a training replaces its checkpoints faster than they are asked
+_REPLACED: Final = "The job's checkpoints are replaced faster than they can be asked; try again in a moment."
 _MOST_ANSWERS: Final = 4096  # of `checkpoint=all`: pictures times epochs
 _BINARY = {"type": "string", "format": "binary"}
 _REQUEST_BODY: dict[str, Any] = {
@@ -134,16 +136,18 @@ class _Asked:
         """The body, and when it was known who answers."""
         row = await self._find()
         found = time.perf_counter()
-        try:
-            predictions = await self._predictions(row)
-        except errors.CheckpointCorrupt:
-            self._resolver.forget()
-            again = await self._find()
-            if again.path == row.path:
-                raise
-            row = again  # the one before was not kept
-            predictions = await self._predictions(row)
-        return b'{"job":"%b",%b}' % (row.job_id.encode(), _by(row, predictions)), found
+        for _ in range(_TRIES):
+            try:
+                predictions = await self._predictions(row)
+            except errors.CheckpointCorrupt:
+                self._resolver.forget()
+                again = await self._find()
+                if again.path == row.path:
+                    raise
+                row = again  # the one before was not kept
+            else:
+                return b'{"job":"%b",%b}' % (row.job_id.encode(), _by(row, predictions)), found
+        raise errors.PredictorUnavailable(_REPLACED)
 
     async def all(self) -> tuple[bytes, float]:
         row = await self._find("best")
@@ -156,8 +160,16 @@ class _Asked:
             )
         told = []
         for each in kept:
-            predictions = await self._predictions(each.row)
+            try:
+                predictions = await self._predictions(each.row)
+            except errors.CheckpointCorrupt:
+                now = await run_in_threadpool(records.checkpoints, self._resolver.db, row.job_id)
+                if any(other.row.path == each.row.path for other in now):
+                    raise
+                continue  # it was not kept
             told.append(b"{%b}" % _by(each.row, predictions))
+        if kept and not told:
+            raise errors.PredictorUnavailable(_REPLACED)
         return b'{"job":"%b","epochs":[%b]}' % (row.job_id.encode(), b",".join(told)), found
 
     async def _find(self, which: str | None = None) -> Checkpoint:
@@ -205,7 +217,10 @@ def _ms(begun: float, ended: float) -> str:
 @lru_cache(maxsize=256)
 def _query(text: bytes) -> PredictQuery:
     """Raises RequestValidationError."""
-    pairs = parse_qsl(text.decode("latin-1"), keep_blank_values=True, max_num_fields=20)
+    try:
+        pairs = parse_qsl(text.decode("latin-1"), keep_blank_values=True, max_num_fields=20)
+    except ValueError as error:
+        raise errors.InvalidRequest("The address has too many parameters.") from error
     try:
         return PredictQuery.model_validate(dict(pairs))
     except ValidationError as error:

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from worker.datasets.pictures import decode, fit, may_be_coloured
+from worker.training import memory
 
 from .models import Ready
 
+_LARGE: Final = 2**22  # values: what was needed for a larger picture is not kept for the next one, which may never come
 MOST_PICTURES: Final = 16  # in one pass: while it answers these the service can bring the next ones
 
 
@@ -41,6 +43,9 @@ def look(ready: Ready, file: bytes, max_pixels: int, *, auto_fix: bool) -> Seen:
         pixels = fit(whole, shape.height, shape.width)
     if doctor.wants_colours and may_be_coloured(file):
         warnings += doctor.of_colours(decode(file, 3, max_pixels=max_pixels))
+    if whole.numel() > _LARGE:
+        del whole
+        memory.trim()
     return Seen(pixels, warnings, fixed)
 
 

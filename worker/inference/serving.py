@@ -78,9 +78,11 @@ class _Predictor:
                 try:
                     picture = look(ready, frame.body, self._place.settings.max_pixels, auto_fix=frame.request.auto_fix)
                     seen.append((frame.id, frame.request.top_k, picture))
-                except EpochdError as error:
-                    done.append(_problem(frame.id, error))
-                frame = self._frames.another(lambda other: _suits(other, request)) if len(seen) < most else None
+                except Exception as error:  # costs nobody else their answer
+                    done.append(_problem(frame.id, self._told(error, request)))
+                    memory.trim()  # it may have been large
+                is_full = len(seen) + len(done) >= most
+                frame = None if is_full else self._frames.another(lambda other: _suits(other, request))
             done += self._answered(ready, seen)
         except Exception as error:
             ids = [each for each, _, _ in seen] or [first.id]

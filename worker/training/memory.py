@@ -67,6 +67,11 @@ def keep_freed() -> None:
     _tune_malloc(_KEEP_FREED)
 
 
+def trim() -> None:
+    """Gives back what is free now, wherever it lies."""
+    _tune_malloc(())
+
+
 def reset_peak(device: torch.device) -> None:
     """`peak` counts from here, where the system can forget the peak before."""
     if device.type == "cuda":
