@@ -1,8 +1,8 @@
 """How a request names one of a job's checkpoints."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 
 def _known(which: str) -> str:
@@ -36,3 +36,20 @@ WhichOrAll = Annotated[
         json_schema_extra={"pattern": "^(all|best|last|[0-9]{1,9})$"},
     ),
 ]
+
+
+class WhoAnswers(BaseModel, extra="forbid"):
+    """How a request for predictions names a job's checkpoints."""
+
+    job: str | None = Field(None, max_length=64, description="Which job answers")
+    model: str | None = Field(
+        None,
+        max_length=64,
+        description="Or which alias does. Neither: the alias `default`, else the newest job that succeeded",
+    )
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if self.job is not None and self.model is not None:
+            raise ValueError("name a job or a model, not both")
+        return self

@@ -8,18 +8,17 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from worker.jobs import errors, versions
 from worker.jobs.db import Database
 from worker.jobs.ids import new_id
-from worker.jobs.states import DatasetStatus
 from worker.jobs.wire import BatchRequest, OfDataset
 
 from service.deps import DatabaseDep, PredictorDep, ResolverDep, SettingsDep, require_space
 from service.errors import responses
 from service.uploads import ARCHIVE, received_file
-from service.which import Which
+from service.which import Which, WhoAnswers
 
 router = APIRouter(tags=["predict"])
 
@@ -44,9 +43,7 @@ _REQUEST_BODY: dict[str, Any] = {
 }
 
 
-class BatchQuery(BaseModel, extra="forbid"):
-    job: str | None = Field(None, max_length=64, description="Which job answers")
-    model: str | None = Field(None, max_length=64, description="Or which alias does; neither: as in `POST /predict`")
+class BatchQuery(WhoAnswers):
     checkpoint: Which | None = None
     top_k: int = Field(5, ge=1, le=1000, description="How many classes to name (NDJSON)")
     auto_fix: bool = Field(False, description="As in `POST /predict`; an archive's pictures only")
@@ -54,12 +51,6 @@ class BatchQuery(BaseModel, extra="forbid"):
     dataset: str | None = Field(None, max_length=64, description="Instead of an archive: a dataset that is ready")
     version: int | None = Field(None, ge=1, lt=2**31, description="Of the dataset; unset: the newest")
     split: Literal["train", "test"] = Field("test", description="Of the dataset")
-
-    @model_validator(mode="after")
-    def _one_of_both(self) -> "BatchQuery":
-        if self.job is not None and self.model is not None:
-            raise ValueError("name a job or a model, not both")
-        return self
 
 
 @router.post(
@@ -168,7 +159,7 @@ async def _stream(first: bytes, lines: AsyncIterator[bytes], kind: str) -> Async
 
 def _dataset(db: Database, name: str, version: int | None) -> OfDataset:
     """Raises NotFound and NotReady."""
-    dataset = versions.get(db, name, version)
-    if dataset is None or dataset.status != DatasetStatus.READY or dataset.card is None:
+    dataset = versions.prepared(versions.get(db, name, version))
+    if dataset is None:
         raise errors.NotReady("The dataset is not ready; `GET /datasets/{name}` says why.")
-    return OfDataset(folder=versions.folder(dataset), sha256=dataset.card["sha256"])
+    return dataset

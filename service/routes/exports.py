@@ -21,7 +21,6 @@ from worker.jobs.leftovers import checkpoints_folder, folder
 from worker.jobs.records import KeptCheckpoint
 from worker.jobs.settings import Settings
 from worker.jobs.spec import Name
-from worker.jobs.states import DatasetStatus
 from worker.jobs.tables import Job
 from worker.jobs.wire import ExportRequest, ImportRequest, OfDataset
 
@@ -208,12 +207,6 @@ def _about(db: Database, job: Job, kept: KeptCheckpoint) -> tuple[dict[str, obje
         provenance=job.provenance,
         metrics=metrics,
     )
-    return card.model_dump(mode="json"), _dataset(db, job)
-
-
-def _dataset(db: Database, job: Job) -> OfDataset | None:
-    """Where the job's test pictures are, if they still are here."""
-    dataset = versions.by_id(db, job.dataset_id) if job.dataset_id else None
-    if dataset is None or dataset.status != DatasetStatus.READY or dataset.card is None:
-        return None
-    return OfDataset(folder=versions.folder(dataset), sha256=dataset.card["sha256"])
+    return card.model_dump(mode="json"), versions.prepared(
+        versions.by_id(db, job.dataset_id) if job.dataset_id else None
+    )

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Query
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.routing import Route
@@ -25,7 +25,7 @@ from service.bodies.predict import EpochsBody, PredictBody
 from service.errors import responses
 from service.predictor import Predictor
 from service.resolving import Resolver
-from service.which import WhichOrAll
+from service.which import WhichOrAll, WhoAnswers
 
 router = APIRouter(tags=["predict"])
 
@@ -49,24 +49,12 @@ _REQUEST_BODY: dict[str, Any] = {
 }
 
 
-class PredictQuery(BaseModel, extra="forbid"):
-    job: str | None = Field(None, max_length=64, description="Which job answers")
-    model: str | None = Field(
-        None,
-        max_length=64,
-        description="Or which alias does. Neither: the alias `default`, else the newest job that succeeded",
-    )
+class PredictQuery(WhoAnswers):
     checkpoint: WhichOrAll | None = None
     top_k: int = Field(5, ge=1, le=1000, description="How many classes to name, likeliest first")
     auto_fix: bool = Field(
         False, description="Mend what the warnings say: polarity, orientation, crop; `fixed` says what was done"
     )
-
-    @model_validator(mode="after")
-    def _one_of_both(self) -> "PredictQuery":
-        if self.job is not None and self.model is not None:
-            raise ValueError("name a job or a model, not both")
-        return self
 
 
 @router.post(

@@ -152,3 +152,13 @@ def test_a_predictor_leaves_when_nobody_listens_any_more(preloaded: Preloaded) -
     wire, pid = preloaded.fork()
     wire.socket.shutdown(socket.SHUT_RDWR)
     wait_gone(pid)
+
+
+def test_pictures_share_a_pass_whatever_they_want_to_know(tmp_path: Path, preloaded: Preloaded) -> None:
+    """Each gets as many guesses as it asked for, and all of them the same numbers."""
+    saved = save(tmp_path, 0)
+    wire, _ = preloaded.fork()
+    wire.ask(*[(each, request(saved, top_k=1 + each % 4), PICTURE) for each in range(1, 17)])
+    answers = {answer.id: json.loads(answer.body) for answer in (wire.receive() for _ in range(16))}
+    assert [len(answers[each]["top"]) for each in range(1, 17)] == [1 + each % 4 for each in range(1, 17)]
+    assert len({round(answer["probability"], 4) for answer in answers.values()}) == 1

@@ -58,10 +58,10 @@ def examined(ready: Ready, images: Tensor, seen: Sequence[Seen]) -> list[Seen]:
 
 
 @torch.inference_mode()
-def answers(ready: Ready, seen: Sequence[Seen], top_k: int) -> list[bytes]:
-    """One for each picture, from one pass through the network."""
+def computed(ready: Ready, seen: Sequence[Seen]) -> tuple[Tensor, list[Seen]]:
+    """N x outputs from one pass through the network, and the pictures with all that was found about them."""
     images = torch.stack([each.pixels for each in seen])
-    return written(ready, ready.logits(images), examined(ready, images, seen), top_k)
+    return ready.logits(images), examined(ready, images, seen)
 
 
 def written(ready: Ready, logits: Tensor, seen: Sequence[Seen], top_k: int) -> list[bytes]:

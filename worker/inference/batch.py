@@ -9,7 +9,6 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Final
 
 import torch
-from torch import Tensor
 
 from worker.datasets.archive import Member, Unpacked, unpack
 from worker.datasets.opening import open_prepared
@@ -19,7 +18,7 @@ from worker.jobs.settings import Settings
 from worker.jobs.wire import BatchRequest, OfDataset
 from worker.training import memory
 
-from .answers import Seen, examined, look, written
+from .answers import Seen, computed, look, written
 from .errands import Place
 from .lines import Line, Lines, lines_of
 from .models import Ready
@@ -148,9 +147,8 @@ def _answered(ready: Ready, request: BatchRequest, lines: Lines, tally: _Tally, 
     seen = [each for _, each in numbered if each is not None]
     answers: Iterator[bytes] = iter(())
     if seen:
-        images = torch.stack([each.pixels for each in seen])
-        logits: Tensor = ready.logits(images)
-        answers = iter(written(ready, logits, examined(ready, images, seen), request.top_k))
+        logits, told = computed(ready, seen)
+        answers = iter(written(ready, logits, told, request.top_k))
         tally.right += sum(
             line.truth == guess
             for line, guess in zip(

@@ -41,6 +41,6 @@ def run(place: Place, request: Errand) -> Iterator[bytes]:
 
             return export(place, request)
         case ImportRequest():
-            from .bundles import import_
+            from .importing import import_
 
             return import_(place, request)

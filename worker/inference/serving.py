@@ -30,7 +30,7 @@ from worker.training import memory
 from worker.training.plan import plan
 
 from . import errands, tensors
-from .answers import MOST_PICTURES, Seen, answers, look
+from .answers import MOST_PICTURES, Seen, computed, look, written
 from .errands import Place
 from .frames import Frame, Frames
 from .models import Models, Ready
@@ -92,13 +92,12 @@ class _Predictor:
     def _answered(self, ready: Ready, seen: list[tuple[int, int, Seen]]) -> Iterator[bytes]:
         if not seen:
             return
-        most = max(top_k for _, top_k, _ in seen)
-        if all(top_k == most for _, top_k, _ in seen):
-            bodies = answers(ready, [picture for _, _, picture in seen], most)
-        else:
-            bodies = [answers(ready, [picture], top_k)[0] for _, top_k, picture in seen]
-        for (request_id, _, _), body in zip(seen, bodies, strict=True):
-            yield pack(FrameKind.ANSWER, request_id, body=body)
+        logits, told = computed(ready, [picture for _, _, picture in seen])
+        for wanted in {top_k for _, top_k, _ in seen}:
+            places = [place for place, (_, top_k, _) in enumerate(seen) if top_k == wanted]
+            bodies = written(ready, logits[places], [told[place] for place in places], wanted)
+            for place, body in zip(places, bodies, strict=True):
+                yield pack(FrameKind.ANSWER, seen[place][0], body=body)
 
     def _other(self, frame: Frame) -> None:
         request = frame.request

@@ -53,6 +53,13 @@ class BundleCard(BaseModel):
     metrics: Metrics
 
 
+class Labels(BaseModel):
+    """Names of the outputs: one of both is empty."""
+
+    classes: list[str]
+    targets: list[str]
+
+
 class Vector(BaseModel, extra="forbid"):
     file: str = Field(pattern="^vectors/[0-9]{3}[.]png$")
     outputs: list[float] = Field(min_length=1, max_length=100_000)

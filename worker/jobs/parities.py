@@ -10,9 +10,9 @@ from . import kept, queue, versions
 from .db import Database, now
 from .errors import Conflict, NotFound, NotReady
 from .parity import Parity
-from .states import DatasetStatus, Status
+from .states import Status
 from .tables import Checkpoint, Dataset, Job, ParityRow
-from .wire import OfDataset, ParityRequest
+from .wire import ParityRequest
 
 _SENTENCE_CHARACTERS = 300
 
@@ -90,8 +90,5 @@ def _best(session: Session, job_id: str) -> Checkpoint | None:
 
 
 def _request(session: Session, job: Job, row: Checkpoint) -> ParityRequest | None:
-    dataset = session.get(Dataset, job.dataset_id) if job.dataset_id else None
-    if dataset is None or dataset.status != DatasetStatus.READY or dataset.card is None:
-        return None
-    of_dataset = OfDataset(folder=versions.folder(dataset), sha256=dataset.card["sha256"])
-    return ParityRequest(path=row.path, sha256=row.sha256, dataset=of_dataset)
+    dataset = versions.prepared(session.get(Dataset, job.dataset_id) if job.dataset_id else None)
+    return ParityRequest(path=row.path, sha256=row.sha256, dataset=dataset) if dataset else None

@@ -15,6 +15,7 @@ from .errors import NotFound
 from .spec import NAME_PATTERN
 from .states import DatasetStatus
 from .tables import Dataset
+from .wire import OfDataset
 
 SCRATCH: Final = ".preparing-"  # begins the name of a folder that is being made; its own name and a random end follow
 
@@ -27,6 +28,13 @@ def archive_path(dataset_id: str) -> str:
 def folder(dataset: Dataset) -> str:
     """Where the prepared files lie, relative to the data folder. Never made of what a client said."""
     return f"datasets/{f'{dataset.name}-v{dataset.version}' if dataset.form is None else dataset.id}"
+
+
+def prepared(dataset: Dataset | None) -> OfDataset | None:
+    """Where its arrays lie and what they are; None when it is not ready, or not any more."""
+    if dataset is None or dataset.status != DatasetStatus.READY or dataset.card is None:
+        return None
+    return OfDataset(folder=folder(dataset), sha256=dataset.card["sha256"])
 
 
 def task(dataset: Dataset) -> Task:

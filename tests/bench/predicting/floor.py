@@ -17,7 +17,8 @@ from typing import Final
 import structlog
 import torch
 
-from worker.inference.answers import answers, look
+from tests.worker.inference.making import answers
+from worker.inference.answers import look
 from worker.inference.models import Models
 from worker.jobs.processes import cores
 

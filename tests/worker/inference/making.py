@@ -1,13 +1,15 @@
 """What an errand works with: a data folder, a checkpoint in it, a dataset."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from tests.tiny import prepare_tiny
 from worker.datasets.looks import summarise
+from worker.inference.answers import Seen, computed, written
 from worker.inference.errands import Place
-from worker.inference.models import Models
+from worker.inference.models import Models, Ready
 from worker.jobs.card import Card
 from worker.jobs.records import SavedCheckpoint
 from worker.jobs.settings import Settings
@@ -51,3 +53,8 @@ def checkpoint(data_dir: Path, card: Card, **spec: object) -> SavedCheckpoint:
     )
     network = whole.network(checked, shape, card.outputs)
     return checkpoints.save(CheckpointPlace(data_dir, metadata.job, 1, 0), metadata, network.state_dict(), {})
+
+
+def answers(ready: Ready, seen: Sequence[Seen], top_k: int) -> list[bytes]:
+    """One `Prediction` for each picture, as a predictor writes them."""
+    return written(ready, *computed(ready, seen), top_k)

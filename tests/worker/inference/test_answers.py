@@ -11,8 +11,9 @@ from pydantic import TypeAdapter
 from torch import nn
 
 from tests.tiny import prepare_tiny
+from tests.worker.inference.making import answers
 from worker.datasets.pictures import Preprocessing
-from worker.inference.answers import answers, look
+from worker.inference.answers import look
 from worker.inference.models import Models, Ready
 from worker.jobs.errors import BadImage
 from worker.jobs.records import SavedCheckpoint

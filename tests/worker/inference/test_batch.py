@@ -13,11 +13,11 @@ import torch
 import worker.datasets.archive
 import worker.inference.batch
 from tests.tiny import TEST, prepare_tiny
-from tests.worker.inference.making import FOLDER, checkpoint, place, tiny
+from tests.worker.inference.making import FOLDER, answers, checkpoint, place, tiny
 from tests.worker.jobs import making
 from worker.datasets.arrays import Writer
 from worker.datasets.opening import CARD, open_prepared
-from worker.inference.answers import answers, look
+from worker.inference.answers import look
 from worker.inference.batch import batch
 from worker.inference.parity import png
 from worker.jobs.card import Card, Task

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from tests.worker.inference.making import checkpoint, place, tiny
-from worker.inference import bundles
-from worker.inference.bundles import import_
+from worker.inference import importing
 from worker.inference.errands import Place
 from worker.inference.exporting import export
+from worker.inference.importing import import_
 from worker.inference.models import Models
 from worker.jobs.bundle import Imported
 from worker.jobs.errors import BadBundle, CheckpointCorrupt, DiskFull, NotExportable
@@ -36,7 +36,7 @@ Files = dict[str, bytes]
 def limited(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """What an import would limit its process to; not the process of the tests."""
     asked: list[int] = []
-    monkeypatch.setattr(bundles, "limit_memory", asked.append)
+    monkeypatch.setattr(importing, "limit_memory", asked.append)
     return asked
 
 
@@ -254,7 +254,7 @@ def test_weights_that_unpack_to_far_more_than_was_sent_are_refused(tmp_path: Pat
 def test_a_class_that_differs_is_refused_however_near_the_outputs_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundles, "_TOLERANCE", 10.0)
+    monkeypatch.setattr(importing, "_TOLERANCE", 10.0)
     files = unzipped(made(tmp_path))
     zipped(tmp_path / "in.zip", TAMPERED["the outputs of a vector"](files))
     with pytest.raises(BadBundle, match=r"vectors/002\.png"):
