@@ -11,9 +11,10 @@ TORCH_INDEX_URL ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
+EXAMPLES ?= 500
 SHORT := sigkill races fencing sigterm cancel poison predictor dataset_kills
 
-.PHONY: help demo serve test lint types unit e2e chaos-short chaos chaos-long bench bench-predict bench-datasets image-check clean
+.PHONY: help demo serve test lint types unit e2e chaos-short chaos chaos-long bench bench-predict bench-datasets contract audit image-check clean
 
 help: ## Show this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -58,6 +59,17 @@ bench-predict: .venv/bench/installed .venv/bench/wrk ## Measure: predictions bes
 bench-datasets: .venv/installed ## Measure: preparing beside a Pillow loop, a 2 GiB upload, 10 GB of pictures (20 GB of disk)
 	@$(BIN)/python -m tests.bench.datasets
 
+contract: .venv/installed .venv/tools/installed ## Fuzz the running product against its OpenAPI description (EXAMPLES=500), use a generated client (an hour)
+	@$(BIN)/python -m tests.contract --examples $(EXAMPLES)
+
+audit: .venv/installed .venv/tools/installed ## bandit over our code, pip-audit over what it depends on (asks the network)
+	$(BIN)/bandit -q -c pyproject.toml -r service worker
+	@log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
+	if .venv/tools/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt > $$log 2>&1; then tail -3 $$log; \
+	elif grep -qE 'ConnectionError|Dependency not found|ServiceError|Timeout' $$log; then tail -1 $$log; \
+		echo "The service that knows of holes did not answer for every package, so pip-audit can say nothing: this is no pass."; exit 1; \
+	else cat $$log; exit 1; fi
+
 image-check: .venv/installed ## Build the image with buildah and run the main job inside it
 	@PYTHON=$(BIN)/python docker/image-check.sh
 
@@ -69,6 +81,11 @@ clean: ## Remove the virtual environment and caches (not your data folder)
 	@$(if $(TORCH_INDEX_URL),$(PIP) install -q -c constraints.txt --index-url $(TORCH_INDEX_URL) torch torchvision)
 	@$(PIP) install -q -c constraints.txt -e '.[dev]'
 	@touch $@
+
+# Their versions do not go with ours, so they have an environment of their own.
+.venv/tools/installed: | .venv/installed
+	@$(BIN)/python -m venv --without-pip .venv/tools
+	@$(PIP) --python .venv/tools/bin/python install -q openapi-python-client==0.29.1 pip-audit==2.10.1; touch $@
 
 .venv/bench/installed: .venv/installed
 	@mkdir -p .venv/bench; $(PIP) install -q -c constraints.txt -e '.[bench]'; touch $@

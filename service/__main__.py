@@ -5,15 +5,28 @@ import os
 import signal
 import socket
 import sys
+from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 from worker.jobs.starting import start
 
 from .auth import first_key
 from .main import create_app
+from .protocol import protocol_of
 
 _SWITCH_SECONDS = 0.0005  # a thread that looks something up must not hold the event loop for the usual 5 ms at a time
 _GRACE_SECONDS = 5  # without a limit an open connection would keep the process alive after SIGTERM
+
+
+class _Server(uvicorn.Server):
+    """Lets those go who follow jobs, or they would keep it from ending; they come back to the one that follows."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        app = self.config.app
+        if isinstance(app, FastAPI) and (feed := getattr(app.state, "feed", None)) is not None:
+            feed.close_soon()
 
 
 def main() -> None:
@@ -32,12 +45,14 @@ def main() -> None:
         log_config=None,
         access_log=False,
         ws="none",
+        http=protocol_of(settings),
+        server_header=False,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
     sockets = [socket.socket(fileno=os.dup(arguments.fd))] if arguments.fd is not None else None
     # uvicorn stops by itself and then raises the signal again: by then leaving is all that is left.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    uvicorn.Server(config).run(sockets=sockets)
+    _Server(config).run(sockets=sockets)
 
 
 if __name__ == "__main__":

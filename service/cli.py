@@ -9,7 +9,7 @@ import typer
 from worker.jobs import logs
 from worker.jobs.starting import leave, open_database, read_settings
 
-from . import admin
+from . import admin, keys
 from . import serve as parent
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
     help="Trains image models for whoever asks over HTTP.",
 )
 app.add_typer(admin.app, name="admin")
+app.add_typer(keys.app, name="keys")
 
 
 @app.command()
@@ -43,7 +44,7 @@ def serve(
 @app.command()
 def worker() -> None:
     """Run a worker in the foreground, on the database that EPOCHD_DATABASE_URL or the data folder names."""
-    os.execv(sys.executable, [sys.executable, "-m", "worker"])  # noqa: S606
+    os.execv(sys.executable, [sys.executable, "-m", "worker"])  # noqa: S606  # nosec B606  # our own, from a list
 
 
 @app.command()

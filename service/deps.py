@@ -6,11 +6,12 @@ from fastapi import Depends, Path, Request
 from worker.jobs import files, queue
 from worker.jobs.db import Database
 from worker.jobs.errors import UnsupportedMediaType
+from worker.jobs.owners import Caller
 from worker.jobs.settings import Settings
 from worker.jobs.tables import Job
 
 from .predictor import Predictor
-from .resolving import Resolver
+from .resolving import CallerResolver
 
 
 def _settings(request: Request) -> Settings:
@@ -28,19 +29,26 @@ def _predictor(request: Request) -> Predictor:
     return predictor
 
 
-def _resolver(request: Request) -> Resolver:
-    resolver: Resolver = request.app.state.resolver
-    return resolver
+def _caller(request: Request) -> Caller:
+    caller: Caller = request.state.caller  # RequireKey has put it there
+    return caller
+
+
+CallerDep = Annotated[Caller, Depends(_caller)]
+
+
+def _resolver(request: Request, caller: CallerDep) -> CallerResolver:
+    return CallerResolver(request.app.state.resolver, caller)
 
 
 SettingsDep = Annotated[Settings, Depends(_settings)]
 DatabaseDep = Annotated[Database, Depends(_database)]
 PredictorDep = Annotated[Predictor, Depends(_predictor)]
-ResolverDep = Annotated[Resolver, Depends(_resolver)]
+ResolverDep = Annotated[CallerResolver, Depends(_resolver)]
 
 
-def _job(db: DatabaseDep, job_id: Annotated[str, Path(description="The job's id")]) -> Job:
-    return queue.get(db, job_id)
+def _job(db: DatabaseDep, caller: CallerDep, job_id: Annotated[str, Path(description="The job's id")]) -> Job:
+    return queue.get(db, job_id, caller)
 
 
 JobDep = Annotated[Job, Depends(_job)]

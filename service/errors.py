@@ -1,5 +1,6 @@
 """ONE table from error class to status, and ONE shape for every error that leaves: problem+json (RFC 9457)."""
 
+import json
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
@@ -11,15 +12,26 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from worker.jobs import errors
 from worker.jobs.db import DATABASE_AWAY
 from worker.jobs.errors import EpochdError
 from worker.jobs.spec import UNKNOWN_NAME
+from worker.jobs.texts import redacted
 
 STATUS: dict[type[EpochdError], HTTPStatus] = {
     errors.InvalidRequest: HTTPStatus.BAD_REQUEST,
     errors.Unauthenticated: HTTPStatus.UNAUTHORIZED,
+    errors.Forbidden: HTTPStatus.FORBIDDEN,
     errors.CrossSite: HTTPStatus.FORBIDDEN,
+    errors.BadHost: HTTPStatus.BAD_REQUEST,
+    errors.RequestTimeout: HTTPStatus.REQUEST_TIMEOUT,
+    errors.HeadersTooLarge: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    errors.IdempotencyMismatch: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.UrlNotAllowed: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.TooManyJobs: HTTPStatus.TOO_MANY_REQUESTS,
+    errors.TooManyStreams: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.Busy: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.NotFound: HTTPStatus.NOT_FOUND,
     errors.Conflict: HTTPStatus.CONFLICT,
     errors.NotReady: HTTPStatus.CONFLICT,
@@ -43,11 +55,19 @@ STATUS: dict[type[EpochdError], HTTPStatus] = {
 }
 _HEADERS: dict[type[EpochdError], dict[str, str]] = {
     errors.Unauthenticated: {"WWW-Authenticate": "Bearer"},
+    errors.TooManyJobs: {"Retry-After": "5"},
+    errors.TooManyStreams: {"Retry-After": "5"},
+    errors.Busy: {"Retry-After": "1"},
+    errors.RequestTimeout: {"Connection": "close"},
     errors.DatabaseUnavailable: {"Retry-After": "1"},
     errors.PredictorUnavailable: {"Retry-After": "1"},
 }
 _DATABASE_AWAY = (*DATABASE_AWAY, PoolTimeout)
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 422: "validation_error"}
+PROBLEM, _EXAMPLES = "#/components/schemas/Problem", "#/components/examples"  # in the OpenAPI description
+_REFUSED = "The request was understood and refused; `errors` says which field and why."
+_EXAMPLE_ID = "5f1c0b7a9d3e2c48"
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _MAX_FIELDS, _MAX_POINTER = 20, 200  # an answer stays small whatever was sent
 _log = structlog.get_logger()
 
@@ -82,10 +102,10 @@ def problem(
         type=f"urn:epochd:problem:{code}",
         title=HTTPStatus(status).phrase,
         status=status,
-        detail=detail,
+        detail=redacted(detail),
         code=code,
         request_id=request_id,
-        errors=list(fields),
+        errors=[FieldProblem(pointer=redacted(each.pointer), detail=redacted(each.detail)) for each in fields],
     )
     headers = (headers or {}) | ({"X-Request-Id": request_id} if request_id else {})
     return JSONResponse(body.model_dump(), status, headers, media_type="application/problem+json")
@@ -93,28 +113,49 @@ def problem(
 
 def responses(*wanted: type[EpochdError]) -> dict[int | str, dict[str, Any]]:
     """The problems of a route, for its OpenAPI description."""
-    by_status: dict[int, list[str]] = {}
+    by_status: dict[int, list[type[EpochdError]]] = {}
     for error in wanted:
-        by_status.setdefault(STATUS[error], []).append(error("").detail)
-    return {
-        int(status): {
-            "description": " ".join(sentences),
-            "content": {"application/problem+json": {"schema": Problem.model_json_schema()}},
-        }
-        for status, sentences in by_status.items()
-    }
+        by_status.setdefault(int(STATUS[error]), []).append(error)
+    return {status: _documented(kinds) for status, kinds in by_status.items()}
 
 
 def everywhere() -> dict[int | str, dict[str, Any]]:
     """The problems that any route can answer with."""
-    schema = {"content": {"application/problem+json": {"schema": Problem.model_json_schema()}}}
-    return responses(errors.Unauthenticated, errors.DatabaseUnavailable) | {
-        413: {"description": "The body is larger than this address accepts.", **schema},
-        422: {
-            "description": "The request was understood and refused; `errors` says which field and why.",
-            **schema,
-        },
+    return responses(
+        errors.BadHost,
+        errors.Unauthenticated,
+        errors.Forbidden,
+        errors.RequestTimeout,
+        errors.BodyTooLarge,
+        errors.SpecRefused,
+        errors.Busy,
+        errors.DatabaseUnavailable,
+    )
+
+
+def _documented(kinds: Sequence[type[EpochdError]]) -> dict[str, Any]:
+    examples = {kind.code: {"$ref": f"{_EXAMPLES}/{kind.code}"} for kind in kinds}
+    headers = {name: value for kind in kinds for name, value in _HEADERS.get(kind, {}).items()}
+    return {
+        "description": " ".join(_REFUSED if kind is errors.SpecRefused else kind().detail for kind in kinds),
+        "headers": {name: {"schema": {"type": "string"}, "example": value} for name, value in headers.items()},
+        "content": {"application/problem+json": {"schema": {"$ref": PROBLEM}, "examples": examples}},
     }
+
+
+def examples() -> dict[str, Any]:
+    """A problem of each kind, for the OpenAPI description's components."""
+    return {kind.code: {"value": _example(int(status), kind)} for kind, status in STATUS.items()}
+
+
+def _example(status: int, kind: type[EpochdError]) -> dict[str, Any]:
+    response = problem(status, kind.code, kind().detail, request_id=_EXAMPLE_ID)
+    if kind is errors.SpecRefused:
+        field = FieldProblem(pointer="#/epochs", detail="Input should be greater than or equal to 1.")
+        detail = f"{field.pointer}: {field.detail}"
+        response = problem(status, kind.code, detail, request_id=_EXAMPLE_ID, fields=[field])
+    example: dict[str, Any] = json.loads(bytes(response.body))
+    return example
 
 
 def install(app: FastAPI) -> None:
@@ -173,7 +214,16 @@ def _on_http_error(request: Request, error: Exception) -> Response:
         "too_large": "The body is larger than this address accepts.",
     }.get(code, error.detail)
     headers = dict(error.headers) if error.headers else None
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers = {"Allow": _allowed(request)}
     return problem(error.status_code, code, detail, request_id=request_id(request), headers=headers)
+
+
+def _allowed(request: Request) -> str:
+    """The methods of all routes that have this path: Starlette names those of the first."""
+    routes, scope = request.app.router.routes, {key: request.scope[key] for key in ("type", "path", "headers")}
+    matches = {each: [route.matches(scope | {"method": each})[0] for route in routes] for each in _METHODS}
+    return ", ".join(method for method, found in matches.items() if Match.FULL in found)
 
 
 def _on_database_away(request: Request, error: Exception) -> Response:
@@ -198,7 +248,7 @@ def _pointer(error: dict[str, Any], body: Any) -> str:
         pointer = "#" + "".join(f"/{part.replace('~', '~0').replace('/', '~1')}" for part in parts)
     else:
         pointer = f"{'?' if where == 'query' else where + ' '}{'.'.join(map(str, path))}"
-    return pointer[:_MAX_POINTER]
+    return redacted(pointer)[:_MAX_POINTER]  # a field's name may be anything
 
 
 def _in_body(location: Sequence[str | int], body: Any, kind: str) -> list[str | int]:

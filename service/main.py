@@ -7,13 +7,18 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import Depends, FastAPI
+from starlette.middleware.cors import CORSMiddleware
 from worker.jobs.db import Database
 from worker.jobs.settings import Settings
 
 from . import errors
 from .auth import Keys, RequireKey, bearer
 from .certifying import certify
+from .feed import Feed
+from .limits import Limits
+from .measures import Measures
 from .middleware import RequestContext
+from .openapi import describe
 from .predictor import Predictor
 from .resolving import Resolver
 from .routes import (
@@ -21,6 +26,7 @@ from .routes import (
     checkpoints,
     control,
     datasets,
+    deliveries,
     exports,
     health,
     jobs,
@@ -29,12 +35,13 @@ from .routes import (
     models,
     parity,
     predict,
+    prometheus,
     report,
     v2,
 )
+from .webhooks import Sender, deliver
 from .yielding import give_way
 
-_JSON_BYTES = 2**20
 _DESCRIPTION = "Turns *train this network on these pictures* into HTTP."
 
 
@@ -46,18 +53,25 @@ def create_app(settings: Settings) -> FastAPI:
         db.migrate()
         predictor = Predictor(settings)
         app.state.settings, app.state.db, app.state.predictor = settings, db, predictor
-        app.state.keys, app.state.resolver = Keys(settings, db), Resolver(db)
+        app.state.keys, app.state.resolver = keys, _ = Keys(settings, db), Resolver(db)
+        app.state.feed = feed = Feed(db, settings.max_streams)
         predictor.start()
-        background = [asyncio.create_task(each) for each in (certify(db, predictor), give_way(db, predictor))]
+        ours = (certify(db, predictor), give_way(db, predictor), keys.keep_looking())
+        background = [asyncio.create_task(each) for each in ours]
+        if settings.webhooks and settings.webhook_secret is not None:
+            sender = Sender(settings.webhook_secret.get_secret_value())
+            background.append(asyncio.create_task(deliver(db, sender)))
         gc.collect()
         gc.freeze()  # going through all that start-up has left takes 80 ms each time, in which nobody is answered
         yield
+        feed.close()
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
         await predictor.stop()
         db.close()
 
+    measures = Measures()
     app = FastAPI(
         title="epochd",
         version=version("epochd"),
@@ -67,15 +81,29 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         responses=errors.everywhere(),
+        generate_unique_id_function=lambda route: route.name,
+        telemetry=measures.telemetry(),
     )
-    for room in (jobs, control, metrics, report, logs, checkpoints, parity, models, health):
-        app.include_router(room.router, max_body_size=_JSON_BYTES)
+    app.state.measures = measures
+    measures.watch(app.state)
+    for room in (jobs, control, metrics, report, logs, deliveries, checkpoints, parity, models, health, prometheus):
+        app.include_router(room.router, max_body_size=settings.max_json_bytes)
     for room in (predict, v2):
         app.include_router(room.router, max_body_size=settings.max_image_bytes)
     app.router.routes.insert(0, predict.lean(settings.max_image_bytes))
     for room in (batch, exports, datasets):
         app.include_router(room.router, max_body_size=settings.max_dataset_bytes)
+    describe(app)
     errors.install(app)
-    app.add_middleware(RequireKey)
+    app.add_middleware(RequireKey, origins=settings.cors_origins)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "If-None-Match"],
+            expose_headers=["Location", "Retry-After", "ETag", "X-Request-Id", "Server-Timing"],
+        )
+    app.add_middleware(Limits, settings=settings)
     app.add_middleware(RequestContext)  # the outermost
     return app

@@ -2,11 +2,13 @@
 
 import asyncio
 import time
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from starlette.concurrency import run_in_threadpool
 from worker.jobs import aliases, queue, records
 from worker.jobs.db import Database
+from worker.jobs.owners import Caller
 from worker.jobs.processes import cores
 from worker.jobs.tables import Checkpoint
 
@@ -19,6 +21,7 @@ _MOST: Final = 1024
 class Wanted(NamedTuple):
     """`best`, `last` or the number of an epoch, of a job or of the job that a model (an alias) points at."""
 
+    caller: Caller
     job: str | None
     model: str | None
     which: str | None
@@ -31,12 +34,14 @@ class Resolver:
         self._looking: dict[Wanted, asyncio.Task[Checkpoint]] = {}
         self.threads = 1  # for a prediction: a running job keeps its cores
 
-    async def find(self, *, job: str | None = None, model: str | None = None, which: str | None = None) -> Checkpoint:
+    async def find(
+        self, caller: Caller, *, job: str | None = None, model: str | None = None, which: str | None = None
+    ) -> Checkpoint:
         """As it was up to 0.2 s ago, under load up to a second, unless `forget` was called since.
 
         Raises NotFound and NotReady.
         """
-        wanted = Wanted(job, model, which)
+        wanted = Wanted(caller, job, model, which)
         row, age = self._remembered(wanted)
         if row is not None and age < _FRESH_SECONDS:
             return row
@@ -75,6 +80,25 @@ class Resolver:
         return find(self.db, wanted), threads
 
 
+@dataclass(frozen=True)
+class CallerResolver:
+    """What a request's names mean to who sends it."""
+
+    resolver: Resolver
+    caller: Caller
+
+    @property
+    def threads(self) -> int:
+        return self.resolver.threads
+
+    async def find(self, *, job: str | None = None, model: str | None = None, which: str | None = None) -> Checkpoint:
+        """See `Resolver.find`."""
+        return await self.resolver.find(self.caller, job=job, model=model, which=which)
+
+    def forget(self) -> None:
+        self.resolver.forget()
+
+
 def _retrieved(looking: asyncio.Task[Checkpoint]) -> None:
     if not looking.cancelled():
         looking.exception()  # whoever waited has it; asyncio would complain where nobody did
@@ -82,14 +106,14 @@ def _retrieved(looking: asyncio.Task[Checkpoint]) -> None:
 
 def find(db: Database, wanted: Wanted) -> Checkpoint:
     """As the database has it now. Raises NotFound and NotReady."""
-    job, model, which = wanted
+    caller, job, model, which = wanted
     if job is None and model is None:
-        if any(each.alias.name == DEFAULT for each in aliases.every(db)):
-            return find(db, Wanted(None, DEFAULT, which))
-        job = records.newest_succeeded(db)
+        if any(each.alias.name == DEFAULT for each in aliases.every(db, caller)):
+            return find(db, Wanted(caller, None, DEFAULT, which))
+        job = records.newest_succeeded(db, caller)
     if model is not None:
         if which is None:
-            return aliases.target(db, model)
-        job = aliases.get(db, model).job_id
+            return aliases.target(db, model, caller)
+        job = aliases.get(db, model, caller).job_id
     assert job is not None
-    return records.checkpoint(db, queue.get(db, job).id, which or "best").row
+    return records.checkpoint(db, queue.get(db, job, caller).id, which or "best").row

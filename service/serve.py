@@ -9,12 +9,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import FrameType
 
 import structlog
 from worker.jobs.processes import die_with_parent
 from worker.jobs.settings import Settings
+from worker.jobs.starting import OF_THE_SERVICE
 
 _LOOK_SECONDS = 0.2  # each look takes a core from a training's threads for a moment
 _GRACE_SECONDS = 10.0  # on top of what the worker gives its attempts
@@ -76,7 +77,7 @@ def run(listener: socket.socket, settings: Settings) -> int:
     fd = listener.fileno()
     kept = [
         Kept("service", lambda: _start("service", "--fd", str(fd), pass_fds=(fd,))),
-        Kept("worker", lambda: _start("worker", without="EPOCHD_API_KEY")),
+        Kept("worker", lambda: _start("worker", without=OF_THE_SERVICE)),
     ]
     while not signals:
         for each in kept:
@@ -86,12 +87,12 @@ def run(listener: socket.socket, settings: Settings) -> int:
 
 
 def _start(
-    module: str, *arguments: str, pass_fds: tuple[int, ...] = (), without: str | None = None
+    module: str, *arguments: str, pass_fds: tuple[int, ...] = (), without: Collection[str] = ()
 ) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         pass_fds=pass_fds,
-        env={name: value for name, value in os.environ.items() if name != without},
+        env={name: value for name, value in os.environ.items() if name not in without},
         # Ctrl-C reaches only us, and we forward it: each child is told once. And see `yielding.py`.
         start_new_session=True,
         preexec_fn=_follow_parent,  # noqa: PLW1509  (one system call, before any thread exists)

@@ -13,6 +13,7 @@ from worker.jobs.failures import Failure
 from worker.jobs.processes import EXIT_STOPPED, EXIT_UNFIT_PARENT
 from worker.jobs.settings import Settings
 from worker.jobs.states import Outcome, Wish
+from worker.jobs.tables import Job
 from worker.lanes import Lane
 from worker.launchers.local import Running
 
@@ -56,7 +57,10 @@ class Attempts:
             self._finish(row.id, row.attempt, Outcome.RELEASED, None)
             raise RuntimeError("the preloaded process cannot be started; the log has its last words") from error
         self._running[row.id, row.attempt] = Watched(process)
-        _log.info("attempt_started", lane=self._lane.name, id=row.id, attempt=row.attempt, pid=process.pid)
+        about = self._about(row.id, row.attempt)
+        if isinstance(row, Job) and row.request_id is not None:
+            about["request_id"] = row.request_id  # of the request that made it: from here on the job's id says enough
+        _log.info("attempt_started", pid=process.pid, **about)
         return True
 
     def watch(self) -> bool:
@@ -74,13 +78,13 @@ class Attempts:
             elif wish is not Wish.GO_ON:
                 self._stop(watched, at_once=wish is Wish.STOP_NOW)
             else:
-                self._end_if_stalled(watched)
+                self._end_if_stalled(row_id, number, watched)
         return len(self._running) < before
 
     def end_stalled(self) -> None:
         """What of watching needs no database."""
-        for watched in self._running.values():
-            self._end_if_stalled(watched)
+        for (row_id, number), watched in self._running.items():
+            self._end_if_stalled(row_id, number, watched)
 
     def ask_to_stop(self) -> None:
         for each in self:
@@ -108,13 +112,14 @@ class Attempts:
         if at_once or time.monotonic() > watched.stop_deadline:
             watched.process.kill()
 
-    def _end_if_stalled(self, watched: Watched) -> None:
+    def _end_if_stalled(self, row_id: str, attempt: int, watched: Watched) -> None:
         """Says in the log where it hangs, then kills it."""
         stall_seconds = self._lane.stall_seconds
         if stall_seconds is None:
             return
         if watched.stall_deadline is None and watched.process.seconds_still() > stall_seconds:
-            _log.warning("attempt_stalled", pid=watched.process.pid, seconds=stall_seconds)
+            pid = watched.process.pid
+            _log.warning("attempt_stalled", pid=pid, seconds=stall_seconds, **self._about(row_id, attempt))
             watched.process.dump_stacks()
             watched.stall_deadline = time.monotonic() + _DUMP_SECONDS
         elif watched.stall_deadline is not None and time.monotonic() > watched.stall_deadline:
@@ -145,4 +150,8 @@ class Attempts:
     def _finish(self, row_id: str, attempt: int, outcome: Outcome, failure: Failure | None) -> None:
         with suppress(StaleAttempt):  # the usual case: the attempt has settled itself
             status = self._lane.finish(row_id, attempt, outcome, failure)
-            _log.info("attempt_settled", id=row_id, attempt=attempt, outcome=outcome, status=status)
+            _log.info("attempt_settled", outcome=outcome, status=status, **self._about(row_id, attempt))
+
+    def _about(self, row_id: str, attempt: int) -> dict[str, object]:
+        """What a line of the log says it is about: the attempt's own lines call it so too."""
+        return {"job" if self._lane.name == "training" else "dataset": row_id, "attempt": attempt}

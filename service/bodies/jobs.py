@@ -55,8 +55,10 @@ class EventBody(FromRow):
 
 class JobSummary(FromRow):
     id: str
+    owner: str = Field(description="The id of the key whose it is; empty: it belongs to no key")
     name: str | None
     labels: dict[str, str]
+    priority: int
     status: Status
     phase: Phase | None = Field(description="What a running job is doing")
     progress: ProgressBody
@@ -73,6 +75,10 @@ class JobSummary(FromRow):
 
 
 class QueueBody(BaseModel):
+    position: int = Field(
+        description="1: it is next. Owners take turns, so jobs of others that come later may go first"
+    )
+    ahead: int = Field(description="How many queued jobs begin before it, if none comes and none ends meanwhile")
     reason: str = Field(description="What the job waits for")
 
 
@@ -99,7 +105,7 @@ class JobBody(JobSummary):
         attempts: list[Attempt],
         transitions: list[Transition],
         events: list[Event],
-        reason: str | None,
+        queue: QueueBody | None,
     ) -> Self:
         # "approximate" sorts before "exact": one attempt that is not the same makes the job so.
         resume, why = min(
@@ -112,7 +118,7 @@ class JobBody(JobSummary):
             attempts=attempts,
             transitions=transitions,
             events=events,
-            queue=QueueBody(reason=reason) if reason else None,
+            queue=queue,
             resume=resume,
             resume_reason=why,
         )

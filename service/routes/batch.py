@@ -13,9 +13,10 @@ from starlette.concurrency import run_in_threadpool
 from worker.jobs import errors, versions
 from worker.jobs.db import Database
 from worker.jobs.ids import new_id
+from worker.jobs.owners import Caller
 from worker.jobs.wire import BatchRequest, OfDataset
 
-from service.deps import DatabaseDep, PredictorDep, ResolverDep, SettingsDep, require_space
+from service.deps import CallerDep, DatabaseDep, PredictorDep, ResolverDep, SettingsDep, require_space
 from service.errors import responses
 from service.uploads import ARCHIVE, received_file
 from service.which import Which, WhoAnswers
@@ -35,7 +36,15 @@ _MEDIA = {"csv": "text/csv", "ndjson": "application/x-ndjson"}
 _FILE = {"type": "string", "format": "binary", "description": "A zip, tar or tar.gz"}
 _REQUEST_BODY: dict[str, Any] = {
     "content": {
-        "multipart/form-data": {"schema": {"type": "object", "properties": {ARCHIVE: _FILE}, "required": [ARCHIVE]}},
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "properties": {ARCHIVE: _FILE},
+                "required": [ARCHIVE],
+                "additionalProperties": False,
+            },
+            "encoding": {ARCHIVE: {"contentType": "application/zip"}},
+        },
         "application/zip": {"schema": _FILE},
         "application/x-tar": {"schema": _FILE},
         "application/gzip": {"schema": _FILE},
@@ -86,6 +95,7 @@ async def predict_batch(
     predictor: PredictorDep,
     resolver: ResolverDep,
     settings: SettingsDep,
+    caller: CallerDep,
     held: HeldDep,
     query: Annotated[BatchQuery, Query()],
 ) -> StreamingResponse:
@@ -112,7 +122,7 @@ async def predict_batch(
         held.callback((settings.data_dir / f"{archive}.pictures").unlink, missing_ok=True)
         asked = asked.model_copy(update={"archive": archive})
     else:
-        dataset = await run_in_threadpool(_dataset, db, query.dataset, query.version)
+        dataset = await run_in_threadpool(_dataset, db, query.dataset, query.version, caller)
         asked = asked.model_copy(update={"dataset": dataset})
     lines = await held.enter_async_context(predictor.errand(asked))
     first = await _first(lines, request)  # what is refused as a whole is refused with its own status
@@ -157,9 +167,9 @@ async def _stream(first: bytes, lines: AsyncIterator[bytes], kind: str) -> Async
         raise
 
 
-def _dataset(db: Database, name: str, version: int | None) -> OfDataset:
+def _dataset(db: Database, name: str, version: int | None, caller: Caller) -> OfDataset:
     """Raises NotFound and NotReady."""
-    dataset = versions.prepared(versions.get(db, name, version))
+    dataset = versions.prepared(versions.get(db, name, version, caller))
     if dataset is None:
         raise errors.NotReady("The dataset is not ready; `GET /datasets/{name}` says why.")
     return dataset

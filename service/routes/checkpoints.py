@@ -28,9 +28,16 @@ def list_checkpoints(job: JobDep, db: DatabaseDep) -> CheckpointList:
 
 @router.get(
     "/{which}",
+    operation_id="download_checkpoint",
     summary="Download a checkpoint's weights",
     response_class=FileResponse,
-    responses=responses(NotFound, NotReady, CheckpointCorrupt),
+    responses=responses(NotFound, NotReady, CheckpointCorrupt)
+    | {
+        200: {
+            "description": "The file",
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
 )
 def download(job: JobDep, db: DatabaseDep, settings: SettingsDep, which: Annotated[Which, Path()]) -> FileResponse:
     """Safetensors; the header's metadata holds spec, classes, preprocessing and metrics as JSON."""

@@ -55,6 +55,7 @@ def _no_fields(body: Annotated[NoFields | None, Body()] = None) -> None:
 
 @router.post(
     "/cancel",
+    operation_id="cancel_job",
     summary="Cancel a job",
     dependencies=[Depends(require_json_if_any)],
     responses=_RESPONSES | _UNDER_WAY_BODY,
@@ -70,6 +71,7 @@ def cancel(job: JobDep, db: DatabaseDep, response: Response, body: Annotated[Can
 
 @router.post(
     "/pause",
+    operation_id="pause_job",
     summary="Pause a job",
     dependencies=[Depends(require_json_if_any), Depends(_no_fields)],
     responses=_RESPONSES | _UNDER_WAY_BODY,
@@ -83,6 +85,7 @@ def pause(job: JobDep, db: DatabaseDep, response: Response) -> JobBody:
 
 @router.post(
     "/resume",
+    operation_id="resume_job",
     summary="Let a paused job go on",
     dependencies=[Depends(require_json_if_any), Depends(_no_fields)],
     responses=_RESPONSES,
@@ -94,6 +97,7 @@ def resume(job: JobDep, db: DatabaseDep) -> JobBody:
 
 @router.post(
     "/retry",
+    operation_id="retry_job",
     summary="Try a failed or cancelled job again",
     dependencies=[Depends(require_json_if_any), Depends(require_space)],
     responses=_RESPONSES,
@@ -106,6 +110,7 @@ def retry(job: JobDep, db: DatabaseDep, body: Annotated[Retry | None, Body()] = 
 
 @router.post(
     "/extend",
+    operation_id="extend_job",
     summary="Train a job that has succeeded for more epochs",
     dependencies=[Depends(require_json_if_any), Depends(require_space)],
     responses=_RESPONSES,
@@ -116,7 +121,9 @@ def extend(job: JobDep, db: DatabaseDep, body: Extend) -> JobBody:
     return whole(db, control.extend(db, job.id, body.epochs))
 
 
-@router.delete("", status_code=204, summary="Delete a job that has ended", responses=_problems())
+@router.delete(
+    "", operation_id="delete_job", status_code=204, summary="Delete a job that has ended", responses=_problems()
+)
 def delete(job: JobDep, db: DatabaseDep, settings: SettingsDep, resolver: ResolverDep) -> None:
     """Its metrics, checkpoints and logs go with it. Not while an alias points at it."""
     control.delete(db, job.id)

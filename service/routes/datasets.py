@@ -23,7 +23,7 @@ from worker.jobs.states import DatasetStatus
 from worker.jobs.tables import Dataset
 
 from service.bodies.datasets import DatasetBody, DatasetList, DatasetSummary
-from service.deps import DatabaseDep, SettingsDep
+from service.deps import CallerDep, DatabaseDep, SettingsDep
 from service.errors import responses
 from service.uploads import ARCHIVE, FORM, FORM_BYTES, received
 
@@ -53,27 +53,30 @@ _REQUEST_BODY: dict[str, Any] = {
                 "type": "object",
                 "properties": {
                     ARCHIVE: {"type": "string", "format": "binary", "description": "A zip, tar or tar.gz"},
-                    FORM: Form.model_json_schema(),
+                    FORM: {"$ref": "#/components/schemas/Form"},
                 },
                 "required": [ARCHIVE, FORM],
+                "additionalProperties": False,
             },
-            "encoding": {FORM: {"contentType": "application/json"}},
+            "encoding": {ARCHIVE: {"contentType": "application/zip"}, FORM: {"contentType": "application/json"}},
         },
-        "application/json": {"schema": BuiltIn.model_json_schema()},
+        "application/json": {"schema": {"$ref": "#/components/schemas/BuiltIn"}},
     },
 }
 
 
 @router.get("", summary="List datasets, built-in ones included")
-def list_datasets(db: DatabaseDep) -> DatasetList:
+def list_datasets(db: DatabaseDep, caller: CallerDep) -> DatasetList:
     """The newest version of each name."""
-    known = {dataset.name: DatasetSummary.of(dataset) for dataset in versions.newest(db)}
-    unused = {name: DatasetSummary.of_unused(name) for name in BUILT_IN if name not in known}
-    return DatasetList(data=[each for _, each in sorted((known | unused).items())])
+    known = [DatasetSummary.of(dataset) for dataset in versions.newest(db, caller)]
+    names = {each.name for each in known}
+    unused = [DatasetSummary.of_unused(name) for name in BUILT_IN if name not in names]
+    return DatasetList(data=sorted(known + unused, key=lambda each: each.name))
 
 
 @router.post(
     "",
+    operation_id="add_dataset",
     status_code=202,
     summary="Upload a dataset, or prepare a built-in one",
     openapi_extra={"requestBody": _REQUEST_BODY},
@@ -87,7 +90,9 @@ def list_datasets(db: DatabaseDep) -> DatasetList:
     )
     | {200: {"model": DatasetBody, "description": "The built-in dataset is ready already"}},
 )
-async def add(request: Request, response: Response, db: DatabaseDep, settings: SettingsDep) -> DatasetBody:
+async def add(
+    request: Request, response: Response, db: DatabaseDep, settings: SettingsDep, caller: CallerDep
+) -> DatasetBody:
     """An upload is a form with the file `archive` and the JSON text `dataset`. Three layouts are understood: a folder
     a class; `train/` and `test/` with a folder a class in each; and pictures with a table `labels.csv` (`file`,
     `label` or columns of numbers, and if you like `split`).
@@ -98,7 +103,7 @@ async def add(request: Request, response: Response, db: DatabaseDep, settings: S
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        dataset = await _upload(request, db, settings)
+        dataset = await _upload(request, db, settings, caller.owner)
     elif kind == "application/json":
         dataset = await _built_in(request, db)
     else:
@@ -108,10 +113,10 @@ async def add(request: Request, response: Response, db: DatabaseDep, settings: S
     return await run_in_threadpool(_whole, db, dataset)
 
 
-@router.get("/{name}", summary="Look at a dataset", responses=responses(errors.NotFound))
-def show(name: NamePath, db: DatabaseDep, query: Annotated[VersionQuery, Query()]) -> DatasetBody:
+@router.get("/{name}", operation_id="show_dataset", summary="Look at a dataset", responses=responses(errors.NotFound))
+def show(name: NamePath, db: DatabaseDep, caller: CallerDep, query: Annotated[VersionQuery, Query()]) -> DatasetBody:
     """With its card: what it holds, its statistics, and what was found when it was prepared."""
-    dataset = versions.get(db, name, query.version)
+    dataset = versions.get(db, name, query.version, caller)
     if dataset is None:
         return DatasetBody.of_unused(name, versions=[])
     return _whole(db, dataset)
@@ -119,13 +124,20 @@ def show(name: NamePath, db: DatabaseDep, query: Annotated[VersionQuery, Query()
 
 @router.delete(
     "/{name}",
+    operation_id="delete_dataset",
     status_code=204,
     summary="Delete a dataset",
     responses=responses(errors.CrossSite, errors.NotFound, errors.Conflict, errors.DiskFull),
 )
-def delete(name: NamePath, db: DatabaseDep, settings: SettingsDep, query: Annotated[DeleteQuery, Query()]) -> None:
+def delete(
+    name: NamePath,
+    db: DatabaseDep,
+    settings: SettingsDep,
+    caller: CallerDep,
+    query: Annotated[DeleteQuery, Query()],
+) -> None:
     """All versions or one, and their files. Not while a job that has not ended uses it."""
-    for dataset in datasets.delete(db, name, query.version):
+    for dataset in datasets.delete(db, name, query.version, caller):
         (settings.data_dir / versions.archive_path(dataset.id)).unlink(missing_ok=True)
         folder = settings.data_dir / versions.folder(dataset)
         shutil.rmtree(folder, ignore_errors=True)
@@ -133,20 +145,20 @@ def delete(name: NamePath, db: DatabaseDep, settings: SettingsDep, query: Annota
             log.unlink(missing_ok=True)
 
 
-async def _upload(request: Request, db: Database, settings: Settings) -> Dataset:
+async def _upload(request: Request, db: Database, settings: Settings, owner: str) -> Dataset:
     dataset_id = new_id()
     archive = settings.data_dir / versions.archive_path(dataset_id)
     receiving, spare = archive.with_suffix(".receiving"), settings.min_free_bytes
     async with received(request, receiving, partial(_validated, Form), spare_bytes=spare) as form:
-        return await run_in_threadpool(_accept, db, archive, dataset_id, form)
+        return await run_in_threadpool(_accept, db, archive, dataset_id, form, owner)
 
 
-def _accept(db: Database, archive: Path, dataset_id: str, form: Form) -> Dataset:
+def _accept(db: Database, archive: Path, dataset_id: str, form: Form, owner: str) -> Dataset:
     """Row after file: one that is accepted has its archive, whatever happens."""
     archive.with_suffix(".receiving").rename(archive)
     fsync(archive.parent)
     try:
-        return datasets.add_upload(db, dataset_id, form)
+        return datasets.add_upload(db, dataset_id, form, owner)
     except Exception:  # the answer may have got lost, not the row; what is unsure is left to the sweep
         with suppress(Exception):
             if not versions.is_known(db, dataset_id):
@@ -175,4 +187,4 @@ def _validated(kind: type[P], text: bytes) -> P:
 
 
 def _whole(db: Database, dataset: Dataset) -> DatasetBody:
-    return DatasetBody.whole(dataset, versions.numbers(db, dataset.name))
+    return DatasetBody.whole(dataset, versions.numbers(db, dataset))

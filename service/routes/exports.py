@@ -25,7 +25,7 @@ from worker.jobs.tables import Job
 from worker.jobs.wire import ExportRequest, ImportRequest, OfDataset
 
 from service.bodies.jobs import JobBody
-from service.deps import DatabaseDep, JobDep, PredictorDep, ResolverDep, SettingsDep, require_space
+from service.deps import CallerDep, DatabaseDep, JobDep, PredictorDep, ResolverDep, SettingsDep, require_space
 from service.downloads import OpenFileResponse
 from service.errors import responses
 from service.predictor import Predictor
@@ -46,7 +46,13 @@ _REQUEST_BODY: dict[str, Any] = {
     "required": True,
     "content": {
         "multipart/form-data": {
-            "schema": {"type": "object", "properties": {_FORM_FIELD: _FILE}, "required": [_FORM_FIELD]}
+            "schema": {
+                "type": "object",
+                "properties": {_FORM_FIELD: _FILE},
+                "required": [_FORM_FIELD],
+                "additionalProperties": False,
+            },
+            "encoding": {_FORM_FIELD: {"contentType": "application/zip"}},
         },
         "application/zip": {"schema": _FILE},
     },
@@ -66,6 +72,7 @@ class ImportQuery(BaseModel, extra="forbid"):
 
 @router.get(
     "/jobs/{job_id}/checkpoints/{which}/export",
+    operation_id="export_checkpoint",
     summary="Download a checkpoint for other programs",
     response_class=FileResponse,
     responses=responses(
@@ -76,7 +83,13 @@ class ImportQuery(BaseModel, extra="forbid"):
         errors.DatasetChanged,
         errors.DiskFull,
         errors.PredictorUnavailable,
-    ),
+    )
+    | {
+        200: {
+            "description": "The file",
+            "content": {kind: {"schema": _FILE | {"description": "The file"}} for kind in sorted(set(_MEDIA.values()))},
+        }
+    },
 )
 async def export(
     job: JobDep,
@@ -126,6 +139,7 @@ async def import_bundle(
     settings: SettingsDep,
     predictor: PredictorDep,
     resolver: ResolverDep,
+    caller: CallerDep,
     query: Annotated[ImportQuery, Query()],
 ) -> JobBody:
     """The bundle's digests are checked, its weights loaded (nothing is unpickled), its test pictures predicted: it is
@@ -142,12 +156,12 @@ async def import_bundle(
         await run_in_threadpool(remove_folder, settings.data_dir / folder(job_id))
         raise
     try:
-        job = await run_in_threadpool(imports.add, db, job_id, to, found)
+        job = await run_in_threadpool(imports.add, db, job_id, to, found, caller.owner)
     except Exception:  # when this is cancelled, the row may still be written
         await run_in_threadpool(remove_folder, settings.data_dir / folder(job_id))
         raise
     if query.alias is not None:
-        await run_in_threadpool(aliases.put, db, query.alias, job_id, "last")
+        await run_in_threadpool(aliases.put, db, query.alias, job_id, "last", caller)
     resolver.forget()
     response.headers["Location"] = f"/jobs/{job_id}"
     return await run_in_threadpool(whole, db, job)

@@ -13,6 +13,7 @@ from service.bodies.health import Part, Readiness
 from service.deps import DatabaseDep, PredictorDep, SettingsDep
 from service.predictor import Predictor
 
+_RETRY_AFTER = "5"  # a worker that starts takes a few seconds
 router = APIRouter(tags=["health"])
 
 
@@ -35,7 +36,9 @@ def readyz(settings: SettingsDep, db: DatabaseDep, predictor: PredictorDep, resp
         "predictor": _predictor(predictor),
     }
     ready = all(part.ready for part in parts.values())
-    response.status_code = 200 if ready else 503
+    if not ready:
+        response.status_code = 503
+        response.headers["Retry-After"] = _RETRY_AFTER
     return Readiness(ready=ready, parts=parts)
 
 

@@ -27,7 +27,7 @@ class LogsPage(BaseModel):
     terminal: bool = Field(description="Whether the attempt has ended and its last line is in your hands")
 
 
-@router.get("", summary="Read an attempt's log", responses=responses(NotFound))
+@router.get("", operation_id="read_logs", summary="Read an attempt's log", responses=responses(NotFound))
 def read(job: JobDep, db: DatabaseDep, settings: SettingsDep, query: Annotated[LogsQuery, Query()]) -> LogsPage:
     number = query.attempt or job.attempt
     if number == 0:

@@ -21,12 +21,13 @@ from worker.jobs.errors import (
     PredictorUnavailable,
     UnsupportedMediaType,
 )
+from worker.jobs.owners import Caller
 from worker.jobs.spec import Name, Part
 from worker.jobs.tables import Checkpoint
 from worker.jobs.wire import WarmRequest
 
 from service.bodies.models import AliasBody, AliasList
-from service.deps import DatabaseDep, PredictorDep, ResolverDep, require_json, require_json_if_any
+from service.deps import CallerDep, DatabaseDep, PredictorDep, ResolverDep, require_json, require_json_if_any
 from service.errors import responses
 from service.predictor import Predictor
 from service.routes.control import NoFields
@@ -40,13 +41,16 @@ _problems = partial(responses, CrossSite, NotFound, DiskFull)
 _BODY = (InvalidRequest, UnsupportedMediaType)
 
 
+_Epoch = Annotated[int, Field(ge=0, lt=10**9)]
+
+
 def _as_text(which: object) -> object:
     return str(which) if isinstance(which, int) and not isinstance(which, bool) else which
 
 
 class AliasTarget(Part):
     job: str = Field(max_length=64, description="The job's id")
-    checkpoint: Annotated[Which, BeforeValidator(_as_text, json_schema_input_type=int | Which)] = Field(
+    checkpoint: Annotated[Which, BeforeValidator(_as_text, json_schema_input_type=_Epoch | Which)] = Field(
         "best", description="`best`, `last` or the number of an epoch, as it is now: the alias stays at that epoch"
     )
 
@@ -59,17 +63,18 @@ _NEW: dict[int | str, dict[str, Any]] = {201: {"model": AliasBody, "description"
 
 
 @router.get("", summary="List aliases")
-def list_aliases(db: DatabaseDep) -> AliasList:
-    return AliasList(data=[AliasBody.of(each) for each in aliases.every(db)])
+def list_aliases(db: DatabaseDep, caller: CallerDep) -> AliasList:
+    return AliasList(data=[AliasBody.of(each) for each in aliases.every(db, caller)])
 
 
-@router.get("/{name}", summary="Look at an alias", responses=responses(NotFound))
-def show(name: NamePath, db: DatabaseDep) -> AliasBody:
-    return AliasBody.of(aliases.look(db, name))
+@router.get("/{name}", operation_id="show_alias", summary="Look at an alias", responses=responses(NotFound))
+def show(name: NamePath, db: DatabaseDep, caller: CallerDep) -> AliasBody:
+    return AliasBody.of(aliases.look(db, name, caller))
 
 
 @router.put(
     "/{name}",
+    operation_id="put_alias",
     summary="Point an alias at a checkpoint",
     dependencies=[Depends(require_json)],
     responses=_problems(*_BODY, NotReady, CheckpointCorrupt) | _NEW,
@@ -80,12 +85,13 @@ async def put(
     db: DatabaseDep,
     predictor: PredictorDep,
     resolver: ResolverDep,
+    caller: CallerDep,
     response: Response,
 ) -> AliasBody:
     """The checkpoint is loaded first, so that the next answer does not wait for it; a damaged one is refused. Requests
     meanwhile are answered by the one or by the other, and none fails. The checkpoint stays, whatever the job's spec
     keeps, as long as an alias points at it or can be rolled back to it."""
-    pointed = await _put(db, predictor, name, body)
+    pointed = await _put(db, predictor, name, body, caller)
     resolver.forget()
     if pointed.is_new:
         response.status_code = 201
@@ -95,42 +101,47 @@ async def put(
 
 @router.post(
     "/{name}/rollback",
+    operation_id="rollback_alias",
     summary="Point an alias at what it pointed at before",
     dependencies=[Depends(require_json_if_any), Depends(_no_fields)],
     responses=_problems(*_BODY, Conflict, CheckpointCorrupt),
 )
-async def rollback(name: NamePath, db: DatabaseDep, predictor: PredictorDep, resolver: ResolverDep) -> AliasBody:
+async def rollback(
+    name: NamePath, db: DatabaseDep, predictor: PredictorDep, resolver: ResolverDep, caller: CallerDep
+) -> AliasBody:
     """To roll back twice is to go back to where it was."""
-    await _load(predictor, await run_in_threadpool(aliases.before, db, name))
-    pointed = await run_in_threadpool(aliases.rollback, db, name)
+    await _load(predictor, await run_in_threadpool(aliases.before, db, name, caller))
+    pointed = await run_in_threadpool(aliases.rollback, db, name, caller)
     resolver.forget()
     return AliasBody.of(pointed)
 
 
-@router.delete("/{name}", status_code=204, summary="Delete an alias", responses=_problems())
-async def delete(name: NamePath, db: DatabaseDep, resolver: ResolverDep) -> None:
+@router.delete(
+    "/{name}", operation_id="delete_alias", status_code=204, summary="Delete an alias", responses=_problems()
+)
+async def delete(name: NamePath, db: DatabaseDep, resolver: ResolverDep, caller: CallerDep) -> None:
     """What it points at stays, as its job's spec says."""
-    await run_in_threadpool(aliases.remove, db, name)
+    await run_in_threadpool(aliases.remove, db, name, caller)
     resolver.forget()
 
 
-async def _put(db: Database, predictor: Predictor, name: str, target: AliasTarget) -> Pointed:
+async def _put(db: Database, predictor: Predictor, name: str, target: AliasTarget, caller: Caller) -> Pointed:
     """Raises NotFound, NotReady and CheckpointCorrupt."""
-    row = await run_in_threadpool(_find, db, target)
+    row = await run_in_threadpool(_find, db, target, caller)
     while True:
         try:
             await _load(predictor, row)
-            return await run_in_threadpool(aliases.put, db, name, row.job_id, str(row.epoch))
+            return await run_in_threadpool(aliases.put, db, name, row.job_id, str(row.epoch), caller)
         except (CheckpointCorrupt, NotFound):
-            again = await run_in_threadpool(_find, db, target)
+            again = await run_in_threadpool(_find, db, target, caller)
             if again.path == row.path:
                 raise
             row = again  # the one before was not kept
 
 
-def _find(db: Database, target: AliasTarget) -> Checkpoint:
+def _find(db: Database, target: AliasTarget, caller: Caller) -> Checkpoint:
     """Raises NotFound and NotReady."""
-    return records.checkpoint(db, queue.get(db, target.job).id, target.checkpoint).row
+    return records.checkpoint(db, queue.get(db, target.job, caller).id, target.checkpoint).row
 
 
 async def _load(predictor: Predictor, row: Checkpoint) -> None:

@@ -13,6 +13,7 @@ router = APIRouter(prefix="/jobs", tags=["predict"])
 
 @router.get(
     "/{job_id}/parity",
+    operation_id="read_parity",
     summary="See how predictions compare with the test loop",
     responses=responses(NotFound, NotReady, Conflict),
 )

@@ -23,8 +23,9 @@ from worker.jobs.tables import Checkpoint
 from service import pictures
 from service.bodies.predict import EpochsBody, PredictBody
 from service.errors import responses
+from service.measures import Measures
 from service.predictor import Predictor
-from service.resolving import Resolver
+from service.resolving import CallerResolver
 from service.which import WhichOrAll, WhoAnswers
 
 router = APIRouter(tags=["predict"])
@@ -33,15 +34,16 @@ _PATH: Final = "/predict"
 _TRIES: Final = 5  # while a training replaces its checkpoints faster than they are asked
 _REPLACED: Final = "The job's checkpoints are replaced faster than they can be asked; try again in a moment."
 _MOST_ANSWERS: Final = 4096  # of `checkpoint=all`: pictures times epochs
-_BINARY = {"type": "string", "format": "binary"}
+_BINARY = {"type": "string", "format": "binary", "minLength": 1}
 _REQUEST_BODY: dict[str, Any] = {
     "required": True,
     "content": {
         "multipart/form-data": {
             "schema": {
                 "type": "object",
-                "properties": {"image": {"type": "array", "items": _BINARY, "maxItems": pictures.MOST}},
+                "properties": {"image": {"type": "array", "items": _BINARY, "minItems": 1, "maxItems": pictures.MOST}},
                 "required": ["image"],
+                "additionalProperties": False,
             }
         },
         "image/*": {"schema": _BINARY},
@@ -95,13 +97,23 @@ class _Lean:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = time.perf_counter()
+        measures: Measures = scope["app"].state.measures
+        try:
+            await self._answer(begun, scope, receive, send)
+        except Exception as error:
+            measures.predict_failed(error)
+            raise
+        measures.predict_seconds.observe(time.perf_counter() - begun)
+
+    async def _answer(self, begun: float, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         query = _query(scope["query_string"])
         body = await pictures.read(receive, headers, self._most_bytes)
         images = pictures.pictures(headers.get("content-type", ""), body)
         read = time.perf_counter()
         state = scope["app"].state
-        asked = _Asked(state.resolver, state.predictor, query, images)
+        resolver = CallerResolver(state.resolver, scope["state"]["caller"])
+        asked = _Asked(resolver, state.predictor, query, images)
         answer, found = await (asked.all() if query.checkpoint == "all" else asked.one())
         done = time.perf_counter()
         timing = f"read;dur={_ms(begun, read)}, find;dur={_ms(read, found)}, predict;dur={_ms(found, done)}"
@@ -117,7 +129,9 @@ class _Lean:
 class _Asked:
     """One request's question. The answers come as JSON from the predictor and are put together as they are."""
 
-    def __init__(self, resolver: Resolver, predictor: Predictor, query: PredictQuery, images: list[bytes]) -> None:
+    def __init__(
+        self, resolver: CallerResolver, predictor: Predictor, query: PredictQuery, images: list[bytes]
+    ) -> None:
         self._resolver, self._predictor, self._query, self._images = resolver, predictor, query, images
 
     async def one(self) -> tuple[bytes, float]:
@@ -139,7 +153,7 @@ class _Asked:
 
     async def all(self) -> tuple[bytes, float]:
         row = await self._find("best")
-        kept = await run_in_threadpool(records.checkpoints, self._resolver.db, row.job_id)
+        kept = await run_in_threadpool(records.checkpoints, self._resolver.resolver.db, row.job_id)
         found = time.perf_counter()
         if len(kept) * len(self._images) > _MOST_ANSWERS:
             raise errors.InvalidRequest(
@@ -151,7 +165,7 @@ class _Asked:
             try:
                 predictions = await self._predictions(each.row)
             except errors.CheckpointCorrupt:
-                now = await run_in_threadpool(records.checkpoints, self._resolver.db, row.job_id)
+                now = await run_in_threadpool(records.checkpoints, self._resolver.resolver.db, row.job_id)
                 if any(other.row.path == each.row.path for other in now):
                     raise
                 continue  # it was not kept

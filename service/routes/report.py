@@ -11,7 +11,12 @@ from service.errors import responses
 router = APIRouter(prefix="/jobs/{job_id}/report", tags=["metrics"])
 
 
-@router.get("", summary="Confusion matrix and scores of each class", responses=responses(NotFound, NotReady))
+@router.get(
+    "",
+    operation_id="read_report",
+    summary="Confusion matrix and scores of each class",
+    responses=responses(NotFound, NotReady),
+)
 def read(job: JobDep, db: DatabaseDep) -> Report:
     """Of the newest epoch. A regression has none: its metrics say it all."""
     return records.report(db, job.id)

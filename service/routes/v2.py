@@ -35,7 +35,7 @@ from service.bodies.v2 import ModelMetadata, ModelReady, ServerMetadata
 from service.deps import DatabaseDep, PredictorDep, ResolverDep, SettingsDep
 from service.errors import responses
 from service.predictor import Predictor
-from service.resolving import DEFAULT, Resolver
+from service.resolving import DEFAULT, CallerResolver
 
 _JSON_LENGTH: Final = 4  # bytes, before the predictor's answer
 _BINARY_HEADER: Final = "Inference-Header-Content-Length"
@@ -70,7 +70,12 @@ def _with_error(problem: Response) -> Response:
     return JSONResponse(body | {"error": body["detail"]}, problem.status_code, headers)
 
 
-router = APIRouter(prefix="/v2", tags=["open inference protocol"], route_class=_Route)
+router = APIRouter(
+    prefix="/v2",
+    tags=["open inference protocol"],
+    route_class=_Route,
+    generate_unique_id_function=lambda route: f"v2_{route.name}",
+)
 
 NamePath = Annotated[str, Path(max_length=64, description="An alias, a job's id, or `default`")]
 VersionPath = Annotated[int, Path(ge=1, lt=10**9, description="The number of an epoch")]
@@ -127,12 +132,23 @@ async def version_ready(
 
 
 _INFER: dict[str, Any] = {
-    "responses": _READY | responses(InvalidRequest, BodyTooLarge, UnsupportedMediaType, CrossSite),
+    "responses": _READY
+    | responses(InvalidRequest, BodyTooLarge, UnsupportedMediaType, CrossSite)
+    | {
+        200: {
+            "description": "The outputs: as JSON, or where binary ones are asked for, JSON and the tensors behind it",
+            "content": {
+                "application/json": {"schema": {"$ref": "#/components/schemas/InferBody"}},
+                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            },
+        }
+    },
+    "response_class": Response,
     "openapi_extra": {
         "requestBody": {
             "required": True,
             "content": {
-                "application/json": {"schema": {"type": "object"}},
+                "application/json": {"schema": {"$ref": "#/components/schemas/InferRequestBody"}},
                 "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
             },
         }
@@ -196,7 +212,7 @@ async def _inferred(
 
 
 async def _of_checkpoint(
-    resolver: Resolver, name: str, version: int | None, find: Callable[[Checkpoint], Awaitable[_T]]
+    resolver: CallerResolver, name: str, version: int | None, find: Callable[[Checkpoint], Awaitable[_T]]
 ) -> tuple[Checkpoint, _T]:
     """What `find` finds, and of which checkpoint. Raises NotFound, NotReady and CheckpointCorrupt."""
     row = await _found(resolver, name, version)
@@ -210,7 +226,7 @@ async def _of_checkpoint(
         return again, await find(again)  # the one before was not kept
 
 
-async def _found(resolver: Resolver, name: str, version: int | None) -> Checkpoint:
+async def _found(resolver: CallerResolver, name: str, version: int | None) -> Checkpoint:
     which = None if version is None else str(version)
     if name == DEFAULT:
         return await resolver.find(which=which)

@@ -25,7 +25,7 @@ from sqlmodel import SQLModel
 from tests.postgres import Server
 from tests.worker.jobs import writes
 from tests.worker.jobs.making import BACKENDS, EXPIRED, LEASE_SECONDS, make_ready, progress, result, saved
-from worker.jobs import control, datasets, queue, records
+from worker.jobs import control, datasets, queue, records, submitting
 from worker.jobs.db import Database, now
 from worker.jobs.errors import Conflict, StaleAttempt
 from worker.jobs.form import Form
@@ -99,7 +99,7 @@ def claimed(db: Database, count: int) -> list[str]:
     """Jobs, each owned by a worker of its own that has the job's id."""
     ids = []
     for _ in range(count):
-        queue.enqueue(db, Spec())
+        submitting.enqueue(db, Spec())
         job = queue.claim(db, "unnamed", LONG_SECONDS)
         assert job is not None
         ids.append(job.id)
@@ -121,7 +121,7 @@ def claim_all(url: str, worker_id: str) -> tuple[list[tuple[str, int]], float]:
 
 
 def test_each_job_is_claimed_once(db: Database, url: str, crew: ProcessPoolExecutor) -> None:
-    ids = [queue.enqueue(db, Spec()).id for _ in range(JOBS)]
+    ids = [submitting.enqueue(db, Spec()).id for _ in range(JOBS)]
     told = together(crew, *((claim_all, url, f"worker-{number}") for number in range(PROCESSES)))
     parts, seconds = [part for part, _ in told], max(seconds for _, seconds in told)
     _log.info("%d jobs, %.0f claims a second, by process %s", JOBS, JOBS / seconds, [len(part) for part in parts])
@@ -306,7 +306,7 @@ def at_random(url: str, jobs: list[str], seed: int) -> Counter[str]:
 
 
 def test_whatever_happens_at_once_the_rows_agree(db: Database, url: str, crew: ProcessPoolExecutor) -> None:
-    jobs = [queue.enqueue(db, Spec(epochs=1)).id for _ in range(12)]
+    jobs = [submitting.enqueue(db, Spec(epochs=1)).id for _ in range(12)]
     done: list[Counter[str]] = together(crew, *((at_random, url, jobs, seed) for seed in range(4)))
     _log.info("%s", dict(sum(done, Counter[str]())))
     for job_id in jobs:

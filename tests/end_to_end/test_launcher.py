@@ -44,7 +44,7 @@ MINIATURE = """
 import os, sys, time
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 from pathlib import Path
-from worker.jobs import queue
+from worker.jobs import queue, submitting
 from worker.jobs.db import Database
 from worker.jobs.settings import Settings
 from worker.jobs.spec import Spec
@@ -52,7 +52,7 @@ from worker.launchers.local import LocalLauncher, wait_any
 
 settings = Settings(data_dir=Path(sys.argv[1]))
 db = Database(settings.resolved_database_url)
-queue.enqueue(db, Spec(epochs=1000))
+submitting.enqueue(db, Spec(epochs=1000))
 job = queue.claim(db, "worker", 30)
 launcher = LocalLauncher(settings)
 launcher.warm_up()

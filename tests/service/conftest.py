@@ -13,6 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 from structlog.testing import capture_logs
 
+import service.auth
 import service.main
 from tests.service.predictor import FakePredictor
 from tests.worker.jobs.making import empty
@@ -42,6 +43,7 @@ def predictor_of_session() -> Iterator[FakePredictor]:
     fake = FakePredictor()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(service.main, "Predictor", lambda _: fake)
+        patch.setattr(service.auth.Keys, "keep_looking", _idle)
         for background in ("certify", "give_way"):  # they would meddle with the rows of tests
             patch.setattr(service.main, background, _idle)
         for name in Settings.model_fields:
@@ -77,6 +79,7 @@ def db(db_of_session: Database) -> Database:
 
 @pytest.fixture
 def client(client_of_session: TestClient, db: Database, predictor: FakePredictor) -> TestClient:
+    client_of_session.app.state.keys.look()  # type: ignore[attr-defined]
     client_of_session.app.state.resolver.forget()  # type: ignore[attr-defined]  # what it knows is of another test
     return client_of_session
 
@@ -94,4 +97,4 @@ async def _idle(*_: object) -> None:
 
 def _started(data_dir: Path, **settings: Any) -> TestClient:
     app = service.main.create_app(Settings(data_dir=data_dir, **settings))
-    return TestClient(app, raise_server_exceptions=False)
+    return TestClient(app, base_url="http://localhost", raise_server_exceptions=False)

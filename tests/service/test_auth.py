@@ -142,7 +142,7 @@ def test_the_walk_catches_an_app_that_does_not_ask_for_the_key(closed: TestClien
     mutant.add_api_route("/leak/{number}", leak, methods=["PUT"])
     mutant.router.routes.append(Route("/plain", lambda _: PlainTextResponse("leaked")))
     mutant.router.routes.append(Mount("/mounted", PlainTextResponse("leaked")))
-    with TestClient(mutant) as client:
+    with TestClient(mutant, base_url="http://localhost") as client:
         assert open_addresses(client, {}) == {"/leak/x", "/plain", "/mounted"}
     assert isinstance(closed.app, FastAPI)
     closed.app.router.routes += mutant.router.routes
@@ -192,7 +192,7 @@ def test_only_the_hash_of_the_first_key_is_stored(exposed: Settings, db: Databas
     assert key is not None
     with db.read() as session:
         (row,) = session.execute(select(ApiKey)).scalars()
-    assert (row.sha256, row.prefix) == (hashlib.sha256(key.encode()).hexdigest(), key[:12])
+    assert (row.sha256, row.prefix) == (hashlib.sha256(key.encode()).hexdigest(), key[:13])
     stored = b"".join(path.read_bytes() for path in data_dir.glob("epochd.db*"))
     assert row.sha256.encode() in stored
     assert key[12:].encode() not in stored
@@ -225,8 +225,8 @@ def test_the_key_of_the_settings_and_the_first_key_both_open(exposed: Settings, 
     key = first_key(exposed, db)
     assert key is not None
     keys = Keys(exposed.model_copy(update={"api_key": SecretStr(KEY)}), db)
-    keys.check(key.encode())
-    keys.check(KEY.encode())
+    keys.find(key.encode())
+    keys.find(KEY.encode())
     for wrong in (b"", (key + KEY).encode()):
         with pytest.raises(Unauthenticated):
-            keys.check(wrong)
+            keys.find(wrong)

@@ -174,7 +174,13 @@ def test_who_leaves_before_the_first_line_is_noticed(
         async def send(_: MutableMapping[str, Any]) -> None:
             pass
 
-        scope = {"type": "http", "method": "POST", "path": "/predict/batch", "query_string": b"", "headers": []}
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/predict/batch",
+            "query_string": b"",
+            "headers": [(b"host", b"localhost")],
+        }
         await asyncio.wait_for(client.app(scope, receive, send), 20)
 
     monkeypatch.setattr(predictor, "_parts", never)

@@ -221,7 +221,13 @@ def test_a_deletion_does_not_break_a_download_and_no_file_stays_open(
 
     async def ask() -> None:
         address = f"/jobs/{job.id}/checkpoints/1"
-        scope = {"type": "http", "method": "GET", "path": address, "query_string": b"", "headers": []}
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": address,
+            "query_string": b"",
+            "headers": [(b"host", b"localhost")],
+        }
         with suppress(OSError, ClientDisconnect):
             await client.app(scope | {"asgi": {"version": "3.0", "spec_version": "2.4"}}, receive, send)
 

@@ -79,7 +79,7 @@ def test_a_lock_that_is_held_for_too_long_is_told_and_reading_goes_on(
     wanted = writes(db)
     with locked(data_dir):
         for method, path, body in wanted:
-            answer = TestClient(impatient.app).request(
+            answer = TestClient(impatient.app, base_url="http://localhost").request(
                 method, path, json=body
             )  # raises what is answered but not handled
             assert_told_without_details(answer, 503, "database_unavailable")
@@ -119,7 +119,7 @@ def test_a_database_that_is_away_while_the_key_is_looked_at_is_told_too(serve: S
     client = serve()
 
     class KeysInTheDatabase:
-        def check(self, key: bytes) -> None:
+        def find(self, key: bytes) -> None:
             with database(client).read() as session:
                 session.connection()
 

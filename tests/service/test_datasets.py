@@ -328,9 +328,11 @@ def test_a_database_that_refuses_leaves_no_archive(
 
 
 def test_the_form_is_described(client: TestClient) -> None:
-    described = client.get("/openapi.json").json()["paths"]["/datasets"]["post"]["requestBody"]["content"]
+    document = client.get("/openapi.json").json()
+    described = document["paths"]["/datasets"]["post"]["requestBody"]["content"]
     assert described.keys() == {"multipart/form-data", "application/json"}
-    form = described["multipart/form-data"]["schema"]["properties"]["dataset"]["properties"]
+    assert described["multipart/form-data"]["schema"]["properties"]["dataset"] == {"$ref": "#/components/schemas/Form"}
+    form = document["components"]["schemas"]["Form"]["properties"]
     assert form.keys() == {"name", "task", "image_size", "channels", "test_fraction", "strict"}
     assert all(field["description"] for field in form.values())
 

@@ -118,7 +118,7 @@ BAD: list[Row] = [
     address("GET", f"/jobs/{CANARY}/checkpoints", 404, "not_found"),
     address("GET", f"/jobs/{CANARY}/checkpoints/best", 404, "not_found"),
     address("POST", f"/jobs/{CANARY}/cancel", 404, "not_found"),
-    address("GET", f"/jobs/{NO_JOB}/metrics?since=-1", 404, "not_found"),
+    address("GET", f"/jobs/{NO_JOB}/metrics?since=-1", 422, "validation_error"),
     address("DELETE", "/jobs", 405, "method_not_allowed"),
     address("PATCH", f"/jobs/{CANARY}", 405, "method_not_allowed"),
     address("GET", "/predict", 405, "method_not_allowed"),

@@ -19,7 +19,7 @@ from service.routes import exports
 from tests.service.predictor import FakePredictor
 from tests.service.test_errors import assert_problem
 from tests.worker.jobs.making import finish, record, running, saved
-from worker.jobs import aliases, control, imports, queue, records
+from worker.jobs import aliases, control, imports, listing, records
 from worker.jobs.bundle import BundleCard, Imported, Metrics
 from worker.jobs.db import Database
 from worker.jobs.errors import BadBundle, CheckpointCorrupt, Conflict, DatabaseUnavailable, NotExportable
@@ -203,7 +203,7 @@ def test_a_bundle_that_is_refused_leaves_nothing(
     assert_problem(client.post("/models/import", content=bundle()), 422, "bad_bundle")
     assert_problem(client.post("/models/import", content=b"no zip"), 422, "bad_archive")
     assert set((data_dir / "jobs").glob("*")) == before
-    assert queue.jobs(db) == ([], False)
+    assert listing.jobs(db) == ([], False)
     assert not list((data_dir / "uploads").iterdir())
 
 

@@ -32,6 +32,7 @@ def readiness(client: TestClient) -> tuple[int, dict[str, bool]]:
     answer = client.get("/readyz")
     body: dict[str, Any] = answer.json()
     assert body["ready"] is all(part["ready"] for part in body["parts"].values())
+    assert ("Retry-After" in answer.headers) is not body["ready"]
     assert all(part["detail"].endswith(".") for part in body["parts"].values())
     return answer.status_code, {name: part["ready"] for name, part in body["parts"].items()}
 

@@ -21,7 +21,7 @@ from worker.jobs.settings import Settings
 
 service.main.Predictor = lambda _: FakePredictor()
 app = service.main.create_app(Settings(data_dir=Path(sys.argv[1])))
-with TestClient(app) as client:
+with TestClient(app, base_url="http://localhost") as client:
     assert client.post("/jobs", json={}).status_code == 201
     assert client.get("/openapi.json").status_code == 200
 """

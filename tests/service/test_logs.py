@@ -6,7 +6,7 @@ from fastapi.testclient import TestClient
 
 from tests.service.test_errors import assert_problem
 from tests.worker.jobs.making import claim, finish, running
-from worker.jobs import control, queue
+from worker.jobs import control, submitting
 from worker.jobs.attempt_logs import training_log
 from worker.jobs.db import Database
 from worker.jobs.spec import Spec
@@ -20,7 +20,7 @@ def written(data_dir: Path, job_id: str, attempt: int, contents: bytes) -> None:
 
 
 def test_a_job_that_never_began_has_no_log(client: TestClient, db: Database) -> None:
-    job = queue.enqueue(db, Spec())
+    job = submitting.enqueue(db, Spec())
     assert client.get(f"/jobs/{job.id}/logs").json() == {
         "attempt": 0,
         "data": [],

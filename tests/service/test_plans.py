@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from service.routes import jobs as routes
 from tests.service.predictor import FakePredictor
 from tests.worker.jobs.making import everything, make_ready
-from worker.jobs import queue
+from worker.jobs import listing, queue
 from worker.jobs.db import Database
 from worker.jobs.errors import PredictorUnavailable, SpecRefused
 from worker.jobs.plan import Plan
@@ -92,4 +92,4 @@ def test_what_does_not_suit_the_dataset_is_refused_in_a_dry_run_too(client: Test
 @pytest.mark.parametrize("query", ["dry=1", "dry_run=maybe"])
 def test_a_mistyped_query_launches_nothing(client: TestClient, db: Database, query: str) -> None:
     assert client.post(f"/jobs?{query}", json={}).status_code == 422
-    assert queue.jobs(db) == ([], False)
+    assert listing.jobs(db) == ([], False)

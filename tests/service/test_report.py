@@ -4,7 +4,7 @@ from fastapi.testclient import TestClient
 
 from tests.service.test_errors import assert_problem
 from tests.worker.jobs.making import progress, record, report, result, running, saved
-from worker.jobs import queue, records
+from worker.jobs import records, submitting
 from worker.jobs.db import Database
 from worker.jobs.report import Report
 from worker.jobs.spec import Spec
@@ -24,7 +24,7 @@ def test_the_report_is_the_newest_epochs(client: TestClient, db: Database) -> No
 
 
 def test_before_the_first_epoch_it_is_not_ready(client: TestClient, db: Database) -> None:
-    queued = queue.enqueue(db, Spec())
+    queued = submitting.enqueue(db, Spec())
     for _ in range(2):
         answer = client.get(f"/jobs/{queued.id}/report")
         assert_problem(answer, 409, "not_ready")

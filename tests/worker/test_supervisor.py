@@ -16,7 +16,7 @@ import worker.jobs.settings
 import worker.lanes
 import worker.supervisor
 from tests.worker.jobs.making import card, make_ready, progress, result, saved
-from worker.jobs import control, datasets, queue, records, versions
+from worker.jobs import control, datasets, queue, records, submitting, versions
 from worker.jobs.attempt_logs import training_log
 from worker.jobs.db import Database
 from worker.jobs.errors import BadArchive
@@ -152,7 +152,7 @@ def outcomes(db: Database, job_id: str) -> list[str | None]:
 def test_an_attempt_that_settled_itself_is_left_alone(
     db: Database, launcher: FakeLauncher, supervise: Supervise
 ) -> None:
-    job_id = queue.enqueue(db, Spec()).id
+    job_id = submitting.enqueue(db, Spec()).id
     with supervise():
         until(lambda: launcher.started)
         queue.finish(db, job_id, 1, Outcome.SUCCEEDED, max_attempts=3)
@@ -164,7 +164,7 @@ def test_an_attempt_that_settled_itself_is_left_alone(
 def test_a_crash_is_tried_again_and_says_where_its_log_is(
     db: Database, launcher: FakeLauncher, supervise: Supervise
 ) -> None:
-    job_id = queue.enqueue(db, Spec()).id
+    job_id = submitting.enqueue(db, Spec()).id
     with supervise():
         for attempt, code in ((1, 70), (2, -11), (3, 255)):
             until(lambda n=attempt: (job_id, n) in launcher.started)  # type: ignore[misc]
@@ -180,7 +180,7 @@ def test_a_crash_is_tried_again_and_says_where_its_log_is(
 def test_the_end_of_its_log_goes_with_an_attempt_that_died(
     settings: Settings, db: Database, launcher: FakeLauncher, supervise: Supervise
 ) -> None:
-    job_id = queue.enqueue(db, Spec()).id
+    job_id = submitting.enqueue(db, Spec()).id
     log = settings.data_dir / training_log(job_id, 1)
     log.parent.mkdir(parents=True)
     log.write_text("first\nlast words\n")
@@ -196,7 +196,7 @@ def test_the_end_of_its_log_goes_with_an_attempt_that_died(
 def test_an_attempt_in_which_nothing_moves_says_where_and_is_killed_and_tried_again(
     settings: Settings, db: Database, launcher: FakeLauncher, supervise: Supervise, turns: Callable[[int], None]
 ) -> None:
-    job_id = queue.enqueue(db, Spec()).id
+    job_id = submitting.enqueue(db, Spec()).id
     with supervise():
         until(lambda: launcher.started)
         first = launcher.started[job_id, 1]
@@ -218,7 +218,7 @@ def test_an_attempt_in_which_nothing_moves_says_where_and_is_killed_and_tried_ag
 def test_what_an_attempt_leaves_is_removed_when_it_has_left(
     settings: Settings, db: Database, launcher: FakeLauncher, supervise: Supervise
 ) -> None:
-    job_id = queue.enqueue(db, Spec()).id
+    job_id = submitting.enqueue(db, Spec()).id
     folder = settings.data_dir / checkpoints_folder(job_id)
     folder.mkdir(parents=True)
     left = [".epoch-000001-attempt-1.safetensors.writing", "epoch-000001-attempt-1.state.pt"]
@@ -239,7 +239,7 @@ def test_what_an_attempt_leaves_is_removed_when_it_has_left(
 def test_a_paused_attempt_is_asked_to_stop_and_its_job_waits(
     db: Database, launcher: FakeLauncher, supervise: Supervise, turns: Callable[[int], None]
 ) -> None:
-    job_id = queue.enqueue(db, Spec()).id
+    job_id = submitting.enqueue(db, Spec()).id
     with supervise():
         until(lambda: launcher.started)
         control.pause(db, job_id)
@@ -256,7 +256,7 @@ def test_a_job_cancelled_at_once_is_killed_without_waiting(
 ) -> None:
     launcher.on_stop = None  # it would not listen
     patient = settings.model_copy(update={"cancel_seconds": 100.0})
-    job_id = queue.enqueue(db, Spec()).id
+    job_id = submitting.enqueue(db, Spec()).id
     with running_supervisor(patient, db, launcher) as supervisor:
         until(lambda: launcher.started)
         control.cancel(db, job_id)
@@ -310,7 +310,7 @@ def test_a_cancelled_attempt_is_asked_to_stop_and_killed_when_it_does_not_listen
     db: Database, launcher: FakeLauncher, supervise: Supervise, listens: bool
 ) -> None:
     launcher.on_stop = EXIT_STOPPED if listens else None
-    job_id = queue.enqueue(db, Spec()).id
+    job_id = submitting.enqueue(db, Spec()).id
     with supervise():
         until(lambda: launcher.started)
         control.cancel(db, job_id)
@@ -325,7 +325,7 @@ def test_a_stop_gives_jobs_back_without_counting_the_attempt(
     db: Database, launcher: FakeLauncher, supervise: Supervise, listens: bool
 ) -> None:
     launcher.on_stop = EXIT_STOPPED if listens else None
-    job_id = queue.enqueue(db, Spec()).id
+    job_id = submitting.enqueue(db, Spec()).id
     with supervise():
         until(lambda: launcher.started)
     assert queue.get(db, job_id).status == Status.QUEUED
@@ -335,7 +335,7 @@ def test_a_stop_gives_jobs_back_without_counting_the_attempt(
 def test_an_attempt_whose_job_was_taken_away_is_killed(
     db: Database, launcher: FakeLauncher, supervise: Supervise
 ) -> None:
-    job_id = queue.enqueue(db, Spec()).id
+    job_id = submitting.enqueue(db, Spec()).id
     with supervise() as supervisor:
         until(lambda: launcher.started)
         queue.rescue(db, max_attempts=3, dead_workers=[supervisor._id])
@@ -348,7 +348,7 @@ def test_a_worker_that_cannot_launch_leaves_and_no_job_pays_for_it(
     settings: Settings, db: Database, launcher: FakeLauncher
 ) -> None:
     launcher.error = EOFError()
-    job_id = queue.enqueue(db, Spec()).id
+    job_id = submitting.enqueue(db, Spec()).id
     with pytest.raises(RuntimeError, match="cannot be started"):
         Supervisor(settings, db, launcher).run()  # type: ignore[arg-type]
     assert queue.get(db, job_id).status == Status.QUEUED
@@ -358,7 +358,7 @@ def test_a_worker_that_cannot_launch_leaves_and_no_job_pays_for_it(
 def test_a_worker_whose_preloaded_process_must_not_fork_leaves_and_no_job_pays_for_it(
     settings: Settings, db: Database, launcher: FakeLauncher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job_id = queue.enqueue(db, Spec()).id
+    job_id = submitting.enqueue(db, Spec()).id
     start = launcher.train
 
     def unfit(job_id: str, attempt: int) -> FakeRunning:
@@ -384,7 +384,7 @@ def test_a_database_that_is_away_for_a_moment_does_not_end_the_worker(
         return real(*arguments, **left)
 
     monkeypatch.setattr(queue, "has_waiting", flaky)
-    queue.enqueue(db, Spec())
+    submitting.enqueue(db, Spec())
     with supervise():
         until(lambda: launcher.started)
 
@@ -392,7 +392,7 @@ def test_a_database_that_is_away_for_a_moment_does_not_end_the_worker(
 def test_leases_are_renewed_and_a_dead_workers_jobs_are_taken_over_at_once(
     settings: Settings, db: Database, launcher: FakeLauncher, supervise: Supervise
 ) -> None:
-    lost = queue.enqueue(db, Spec()).id
+    lost = submitting.enqueue(db, Spec()).id
     assert queue.claim(db, "dead", 3600) is not None
     (settings.data_dir / "workers").mkdir()
     (settings.data_dir / "workers" / "dead.lock").touch()  # nobody holds it
@@ -412,7 +412,7 @@ def threads(db: Database, *job_ids: str) -> list[int | None]:
 def test_two_jobs_share_the_cores_and_a_third_waits(
     db: Database, launcher: FakeLauncher, supervise: Supervise, turns: Callable[[int], None]
 ) -> None:
-    first, second, third = (queue.enqueue(db, Spec()).id for _ in range(3))
+    first, second, third = (submitting.enqueue(db, Spec()).id for _ in range(3))
     with supervise():
         until(lambda: len(launcher.started) == 2)
         turns(3)
@@ -427,10 +427,10 @@ def test_two_jobs_share_the_cores_and_a_third_waits(
 def test_a_job_alone_has_all_cores_and_the_next_one_waits_for_them(
     db: Database, launcher: FakeLauncher, supervise: Supervise, turns: Callable[[int], None]
 ) -> None:
-    first = queue.enqueue(db, Spec()).id
+    first = submitting.enqueue(db, Spec()).id
     with supervise():
         until(lambda: launcher.started)
-        second = queue.enqueue(db, Spec()).id
+        second = submitting.enqueue(db, Spec()).id
         turns(3)
         assert launcher.started.keys() == {(first, 1)}
         launcher.started[first, 1].exit_code = -signal.SIGSEGV  # its cores are free, and its next attempt wants them
@@ -445,7 +445,7 @@ def test_a_job_alone_has_all_cores_and_the_next_one_waits_for_them(
 def test_a_job_that_asks_for_more_than_the_machine_has_runs_alone(
     db: Database, launcher: FakeLauncher, supervise: Supervise, turns: Callable[[int], None]
 ) -> None:
-    small, big, other = (queue.enqueue(db, Spec(threads=count)).id for count in (1, 8, 1))
+    small, big, other = (submitting.enqueue(db, Spec(threads=count)).id for count in (1, 8, 1))
     with supervise():
         until(lambda: launcher.started)
         turns(3)
@@ -462,7 +462,7 @@ def test_a_job_that_asks_for_more_than_the_machine_has_runs_alone(
 def test_slots_that_were_set_bound_the_jobs(
     settings: Settings, db: Database, launcher: FakeLauncher, turns: Callable[[int], None]
 ) -> None:
-    ids = [queue.enqueue(db, Spec()).id for _ in range(2)]
+    ids = [submitting.enqueue(db, Spec()).id for _ in range(2)]
     with running_supervisor(settings.model_copy(update={"slots": 1}), db, launcher):
         until(lambda: launcher.started)
         turns(3)
@@ -481,7 +481,7 @@ def waiting_upload(db: Database, settings: Settings) -> str:
 def test_a_dataset_is_prepared_beside_a_training(
     settings: Settings, db: Database, launcher: FakeLauncher, supervise: Supervise
 ) -> None:
-    job_id, dataset_id = queue.enqueue(db, Spec()).id, waiting_upload(db, settings)
+    job_id, dataset_id = submitting.enqueue(db, Spec()).id, waiting_upload(db, settings)
     waiting_upload(db, settings)
     with supervise():
         until(lambda: len(launcher.started) == 2)
@@ -496,7 +496,7 @@ def test_a_dataset_that_kills_its_attempts_is_invalid_and_fails_the_jobs_that_wa
     settings: Settings, db: Database, launcher: FakeLauncher, supervise: Supervise
 ) -> None:
     dataset_id = waiting_upload(db, settings)
-    job_id = queue.enqueue(db, Spec.model_validate({"dataset": {"name": "shoes"}})).id
+    job_id = submitting.enqueue(db, Spec.model_validate({"dataset": {"name": "shoes"}})).id
     with supervise():
         for attempt in (1, 2, 3):
             until(lambda n=attempt: (dataset_id, n) in launcher.started)  # type: ignore[misc]
@@ -550,7 +550,7 @@ def test_jobs_whose_dataset_is_invalid_fail_even_if_nobody_saw_it_end(
     settings: Settings, db: Database, launcher: FakeLauncher, supervise: Supervise
 ) -> None:
     dataset_id = waiting_upload(db, settings)
-    job_id = queue.enqueue(db, Spec.model_validate({"dataset": {"name": "shoes"}})).id
+    job_id = submitting.enqueue(db, Spec.model_validate({"dataset": {"name": "shoes"}})).id
     assert datasets.claim(db, "killed since", 3600) is not None
     datasets.set_invalid(db, dataset_id, 1, Failure.of(BadArchive()))
     with supervise():

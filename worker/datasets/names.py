@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from worker.jobs.errors import ArchiveTooLarge, UnsafePath
-from worker.jobs.texts import printable
+from worker.jobs.texts import printable, redacted
 
 USUAL_BYTES: Final = 160  # a name and what there is to say of it, in a zip's directory or in memory
 _OVERHEAD_BYTES: Final = 46  # of these, without the name
@@ -80,7 +80,7 @@ def _problem(name: str) -> str | None:
         printable(name)
         encoded = [part.encode() for part in parts]
     except ValueError:
-        return "is not valid UTF-8 or holds control characters"
+        return "is not valid UTF-8, or holds control characters or an API key"
     if len(parts) > _MAX_DEPTH:
         return f"lies more than {_MAX_DEPTH} folders deep"
     if max(map(len, encoded)) > _MAX_NAME or sum(map(len, encoded)) + len(parts) > _MAX_PATH:
@@ -90,5 +90,5 @@ def _problem(name: str) -> str | None:
 
 def _shown(name: str) -> str:
     """The name, as far as it can be shown."""
-    clean = "".join(character if character.isprintable() else "?" for character in name[:80])
+    clean = "".join(character if character.isprintable() else "?" for character in redacted(name)[:80])
     return f": {clean}{'…' if len(name) > len(clean) else ''}"

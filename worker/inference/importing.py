@@ -23,6 +23,7 @@ from worker.jobs.errors import ArchiveTooLarge, BadArchive, BadBundle, EpochdErr
 from worker.jobs.files import fsync, require_space, told_when_full
 from worker.jobs.processes import limit_memory
 from worker.jobs.spec import Text
+from worker.jobs.texts import looks_like_key
 from worker.jobs.wire import ImportRequest
 from worker.training import checkpoints
 from worker.training.checkpoints import Metadata
@@ -201,6 +202,8 @@ def _difference(place: Place, ready: Ready, files: dict[str, bytes], vectors: Ve
 
 
 def _valid(kind: type[M], files: dict[str, bytes], name: str) -> M:
+    if looks_like_key(files.get(name, b"").decode("latin-1")):
+        raise BadBundle(f"The bundle's {name} holds an API key.")
     try:
         return kind.model_validate_json(files.get(name, b""))
     except ValidationError as error:

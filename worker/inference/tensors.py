@@ -11,11 +11,12 @@ from typing import Annotated, Any, Final, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from torch import Tensor
 
 from worker.jobs.errors import BodyTooLarge, InvalidRequest
 from worker.jobs.open_inference import INPUT, LOGITS, PROBABILITIES, VALUES
+from worker.jobs.texts import printable
 from worker.jobs.wire import InferRequest
 
 from .models import Ready
@@ -57,7 +58,7 @@ class _Parameters(BaseModel):
 class _Request(BaseModel):
     """Some clients send null for what they leave out."""
 
-    id: str | None = None
+    id: Annotated[str, AfterValidator(printable)] | None = None  # the answer has it too
     parameters: _Parameters | None = None
     inputs: list[_Input] = Field(max_length=_MOST_TENSORS)
     outputs: list[_Output] | None = Field(None, max_length=_MOST_TENSORS)

@@ -7,7 +7,7 @@ has it forget checkpoints, has that job locked (`control.py`, `kept.py`) and see
 import re
 from collections.abc import Collection
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeVarTuple
 
 from sqlalchemy import Select, select, update
 from sqlmodel import Session, col
@@ -15,8 +15,11 @@ from sqlmodel import Session, col
 from . import queue, records
 from .db import Database, now, one_at_a_time
 from .errors import CheckpointCorrupt, Conflict, NotFound
+from .owners import EVERYBODY, Caller, own_first, visible
 from .spec import NAME_PATTERN
 from .tables import Alias, Checkpoint, Job
+
+Ts = TypeVarTuple("Ts")
 
 
 class Pointed(NamedTuple):
@@ -25,19 +28,26 @@ class Pointed(NamedTuple):
     is_new: bool = False
 
 
-def put(db: Database, name: str, job_id: str, which: str) -> Pointed:
-    """Points the name (a `spec.Name`) at what `best`, `last` or the number of an epoch is now; it stays at that epoch.
+def put(db: Database, name: str, job_id: str, which: str, caller: Caller = EVERYBODY) -> Pointed:
+    """Points the caller's name (a `spec.Name`) at what `best`, `last` or the number of an epoch is now.
 
-    Raises NotFound and NotReady.
+    It stays at that epoch. Raises NotFound and NotReady.
     """
     with db.write() as session:
         one_at_a_time(session, f"alias {name}")
-        queue.find(session, job_id, lock=True)
+        queue.find(session, job_id, caller, lock=True)
         checkpoint = records.find_checkpoint(session, job_id, which).row
-        alias = session.get(Alias, name, with_for_update=True)
+        alias = session.get(Alias, (caller.owner, name), with_for_update=True)
         at = now(session)
         if alias is None:
-            alias = Alias(name=name, job_id=job_id, epoch=checkpoint.epoch, created_at=at, updated_at=at)
+            alias = Alias(
+                owner=caller.owner,
+                name=name,
+                job_id=job_id,
+                epoch=checkpoint.epoch,
+                created_at=at,
+                updated_at=at,
+            )
             session.add(alias)
             return Pointed(alias, checkpoint, is_new=True)
         if (alias.job_id, alias.epoch) != (job_id, checkpoint.epoch):
@@ -45,13 +55,13 @@ def put(db: Database, name: str, job_id: str, which: str) -> Pointed:
         return Pointed(alias, checkpoint)
 
 
-def rollback(db: Database, name: str) -> Pointed:
+def rollback(db: Database, name: str, caller: Caller = EVERYBODY) -> Pointed:
     """Points the alias at what it pointed at before, and remembers what it points at now.
 
     Raises NotFound, and Conflict when it has not pointed at anything else, or that is gone.
     """
     with db.write() as session:
-        alias = _find(session, name, lock=True)
+        alias = _find(session, name, caller, lock=True)
         session.execute(select(col(Job.id)).where(col(Job.id) == alias.previous_job_id).with_for_update())
         session.refresh(alias, with_for_update=True)  # that job may have been deleted by now
         checkpoint = _before(session, alias)
@@ -59,43 +69,44 @@ def rollback(db: Database, name: str) -> Pointed:
         return Pointed(alias, checkpoint)
 
 
-def before(db: Database, name: str) -> Checkpoint:
+def before(db: Database, name: str, caller: Caller = EVERYBODY) -> Checkpoint:
     """What `rollback` would point the alias at. Raises what that does."""
     with db.read() as session:
-        return _before(session, _find(session, name))
+        return _before(session, _find(session, name, caller))
 
 
-def remove(db: Database, name: str) -> None:
+def remove(db: Database, name: str, caller: Caller = EVERYBODY) -> None:
     """Raises NotFound."""
     with db.write() as session:
-        session.delete(_find(session, name, lock=True))
+        session.delete(_find(session, name, caller, lock=True))
 
 
-def get(db: Database, name: str) -> Alias:
+def get(db: Database, name: str, caller: Caller = EVERYBODY) -> Alias:
     """Raises NotFound."""
-    return look(db, name).alias
+    return look(db, name, caller).alias
 
 
-def look(db: Database, name: str) -> Pointed:
+def look(db: Database, name: str, caller: Caller = EVERYBODY) -> Pointed:
     """Raises NotFound."""
-    found = _pointed(db, _with_checkpoints().where(col(Alias.name) == name)) if _is_name(name) else []
+    found = _pointed(db, _of(_with_checkpoints(), name, caller)) if _is_name(name) else []
     if not found:
         raise _no_alias()
     return found[0]
 
 
-def every(db: Database) -> list[Pointed]:
+def every(db: Database, caller: Caller = EVERYBODY) -> list[Pointed]:
     """By name."""
-    return _pointed(db, _with_checkpoints().order_by(col(Alias.name)))
+    seen = _with_checkpoints().where(visible(Alias.owner, caller))
+    return _pointed(db, seen.order_by(col(Alias.name), *own_first(Alias.owner, caller)))
 
 
-def target(db: Database, name: str) -> Checkpoint:
+def target(db: Database, name: str, caller: Caller = EVERYBODY) -> Checkpoint:
     """What the alias points at.
 
     Raises NotFound, and CheckpointCorrupt when that is gone: an attempt could not go on from it and forgot it. It is
     there again when the job has trained that epoch again.
     """
-    alias, checkpoint, _ = look(db, name)
+    alias, checkpoint, _ = look(db, name, caller)
     if checkpoint is None:
         raise CheckpointCorrupt(
             f"The alias points at epoch {alias.epoch} of job {alias.job_id}, whose checkpoint is gone: it was damaged "
@@ -127,13 +138,13 @@ def _move(alias: Alias, checkpoint: Checkpoint, at: datetime) -> None:
     alias.updated_at = at
 
 
-def _find(session: Session, name: str, *, lock: bool = False) -> Alias:
+def _find(session: Session, name: str, caller: Caller, *, lock: bool = False) -> Alias:
     """Raises NotFound. `lock`: until the transaction ends, nobody else moves it."""
     if not _is_name(name):
         raise _no_alias()
     if lock:
         one_at_a_time(session, f"alias {name}")
-    alias = session.get(Alias, name)
+    alias: Alias | None = session.execute(_of(select(Alias), name, caller)).scalar_one_or_none()
     if alias is None:
         raise _no_alias()
     return alias
@@ -150,6 +161,12 @@ def _before(session: Session, alias: Alias) -> Checkpoint:
             "checkpoint is gone; point it where you want it."
         )
     return checkpoint
+
+
+def _of(query: Select[*Ts], name: str, caller: Caller) -> Select[*Ts]:
+    """The alias of this name: the caller's own, else another's that the caller may see."""
+    named = query.where(col(Alias.name) == name, visible(Alias.owner, caller))
+    return named.order_by(*own_first(Alias.owner, caller)).limit(1)
 
 
 def _with_checkpoints() -> Select[Alias, Checkpoint]:

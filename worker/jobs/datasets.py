@@ -15,22 +15,23 @@ from . import leases, suiting, versions
 from .built_in import BUILT_IN
 from .card import Card
 from .db import Database, now, one_at_a_time
-from .errors import Conflict, NotFound, NotReady, SpecRefused, WorkerLost
+from .errors import Conflict, Forbidden, NotFound, NotReady, SpecRefused, WorkerLost
 from .failures import Failure
 from .form import Form
 from .ids import new_id
+from .owners import EVERYBODY, Caller
 from .spec import NAME_PATTERN, Spec
 from .states import SPENT, TERMINAL, DatasetStatus, Outcome
-from .tables import Dataset, Job
+from .tables import HOUSE, Dataset, Job
 
 _LIVE = (DatasetStatus.UPLOADED, DatasetStatus.PREPARING, DatasetStatus.READY)
 
 
-def add_upload(db: Database, dataset_id: str, form: Form) -> Dataset:
+def add_upload(db: Database, dataset_id: str, form: Form, owner: str = HOUSE) -> Dataset:
     """A new version, whose archive lies at `archive_path` by now."""
     with db.write() as session:
-        one_at_a_time(session, f"dataset {form.name}")
-        return _add(session, dataset_id, form.name, form)
+        one_at_a_time(session, f"dataset {owner} {form.name}")
+        return _add(session, dataset_id, form.name, form, owner)
 
 
 def prepare_built_in(db: Database, name: str) -> Dataset:
@@ -41,7 +42,7 @@ def prepare_built_in(db: Database, name: str) -> Dataset:
         return _built_in(session, name)
 
 
-def for_job(session: Session, spec: Spec) -> Dataset:
+def for_job(session: Session, spec: Spec, caller: Caller = EVERYBODY) -> Dataset:
     """The version that a job with this spec trains on, which may have to be prepared first.
 
     Raises SpecRefused when there is none, when it is invalid, and when the spec does not suit it.
@@ -49,17 +50,17 @@ def for_job(session: Session, spec: Spec) -> Dataset:
     wanted = spec.dataset
     if wanted.version is None and wanted.name in BUILT_IN:
         return _suited(session, spec, _built_in(session, wanted.name))
-    return _suited(session, spec, versions.find(session, wanted.name, wanted.version, lock=True))
+    return _suited(session, spec, versions.find(session, wanted.name, wanted.version, caller, lock=True))
 
 
-def ready_for(db: Database, spec: Spec) -> tuple[Spec, Card]:
+def ready_for(db: Database, spec: Spec, caller: Caller = EVERYBODY) -> tuple[Spec, Card]:
     """The spec with the version that its job would train on, and the card of that. Changes nothing.
 
     Raises NotReady while there is no card, and SpecRefused as `for_job` does.
     """
     wanted = spec.dataset
     with db.read() as session:
-        found = versions.find(session, wanted.name, wanted.version)
+        found = versions.find(session, wanted.name, wanted.version, caller)
         if found is None and wanted.version is None and wanted.name in BUILT_IN:
             raise NotReady("The dataset has not been prepared yet; POST /datasets with its name does that.")
         dataset = _suited(session, spec, found)
@@ -136,16 +137,18 @@ def rescue(db: Database, *, max_attempts: int, dead_workers: Sequence[str] = (),
         return [dataset_id for dataset_id, _ in lost]
 
 
-def delete(db: Database, name: str, version: int | None = None) -> list[Dataset]:
+def delete(db: Database, name: str, version: int | None = None, caller: Caller = EVERYBODY) -> list[Dataset]:
     """All versions, or the one; the caller removes their files. One that is being prepared is given up.
 
     Raises NotFound, and Conflict while a job that has not ended uses one.
     """
     with db.write() as session:
-        is_name = re.fullmatch(NAME_PATTERN, name)
-        found = list(session.execute(versions.named(name, version).with_for_update()).scalars()) if is_name else []
-        if not found:
+        newest = versions.find(session, name, version, caller) if re.fullmatch(NAME_PATTERN, name) else None
+        if newest is None:
             raise NotFound("There is no dataset of this name and version.")
+        if newest.form is None and not caller.sees_all:
+            raise Forbidden("Built-in datasets are everybody's; who has a key with the scope `admin` may delete them.")
+        found = list(session.execute(versions.of_name(newest, version).with_for_update()).scalars())
         ids = [each.id for each in found]
         using = select(col(Job.id)).where(col(Job.dataset_id).in_(ids), col(Job.status).not_in(TERMINAL)).limit(1)
         if (job_id := session.execute(using).scalar_one_or_none()) is not None:
@@ -162,7 +165,7 @@ def _suited(session: Session, spec: Spec, found: Dataset | None) -> Dataset:
         raise SpecRefused("There is no such dataset; GET /datasets lists those that there are.", pointer=pointer)
     if found.status == DatasetStatus.INVALID:
         problem = (found.error or {}).get("message", "")
-        ready = versions.named(found.name).where(col(Dataset.status) == DatasetStatus.READY).limit(1)
+        ready = versions.of_name(found).where(col(Dataset.status) == DatasetStatus.READY).limit(1)
         other = session.execute(ready).scalar_one_or_none()
         hint = f" Version {other.version} is ready: name it to train on that." if other else ""
         raise SpecRefused(f"Version {found.version} of this dataset is invalid: {problem}{hint}", pointer="#/dataset")
@@ -182,10 +185,12 @@ def _built_in(session: Session, name: str) -> Dataset:
     return found
 
 
-def _add(session: Session, dataset_id: str, name: str, form: Form | None) -> Dataset:
-    last = select(func.coalesce(func.max(Dataset.version), 0)).where(col(Dataset.name) == name)
+def _add(session: Session, dataset_id: str, name: str, form: Form | None, owner: str = HOUSE) -> Dataset:
+    of_name = (col(Dataset.owner) == owner, col(Dataset.name) == name)
+    last = select(func.coalesce(func.max(Dataset.version), 0)).where(*of_name)
     dataset = Dataset(
         id=dataset_id,
+        owner=owner,
         name=name,
         version=session.execute(last).scalar_one() + 1,
         form=form.model_dump(mode="json") if form else None,

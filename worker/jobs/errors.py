@@ -144,6 +144,42 @@ class Unauthenticated(EpochdError):
     """This service needs an API key: send `Authorization: Bearer <key>`."""
 
 
+class Forbidden(EpochdError):
+    """This key may not do that; `epochd keys create --scope` makes one that may."""
+
+
+class BadHost(EpochdError):
+    """The service does not go by this name; EPOCHD_ALLOWED_HOSTS says which ones it goes by."""
+
+
+class RequestTimeout(EpochdError):
+    """The rest of the request did not come in time."""
+
+
+class HeadersTooLarge(EpochdError):
+    """The request's headers are larger than any that this service needs."""
+
+
+class IdempotencyMismatch(EpochdError):
+    """This Idempotency-Key was used for another request; take a new one for each job."""
+
+
+class TooManyJobs(EpochdError):
+    """Too many jobs wait already; submit this one when some of them have begun."""
+
+
+class TooManyStreams(EpochdError):
+    """Too many clients follow jobs just now; poll instead, or try again in a moment."""
+
+
+class Busy(EpochdError):
+    """The service has too many requests to answer just now; try again in a moment."""
+
+
+class UrlNotAllowed(EpochdError):
+    """Webhooks go to https addresses on the public network only, and only where EPOCHD_WEBHOOKS allows them."""
+
+
 class CrossSite(EpochdError):
     """A page of another site sent this; only pages of this service may change something here."""
 

@@ -18,9 +18,8 @@ def _pair(size: object) -> object:
     return [size, size] if isinstance(size, int) else size
 
 
-Size = Annotated[
-    list[Side], Field(min_length=2, max_length=2), BeforeValidator(_pair, json_schema_input_type=Side | list[Side])
-]
+_Sides = Annotated[list[Side], Field(min_length=2, max_length=2)]
+Size = Annotated[_Sides, BeforeValidator(_pair, json_schema_input_type=Side | _Sides)]
 
 
 def _free(name: str) -> str:

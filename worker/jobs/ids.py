@@ -3,6 +3,7 @@
 import re
 import secrets
 import time
+from datetime import datetime
 
 _ID = re.compile(r"[0-9a-f]{24}")
 
@@ -10,6 +11,11 @@ _ID = re.compile(r"[0-9a-f]{24}")
 def new_id() -> str:
     """Nanoseconds since 1970, then randomness, in hexadecimal."""
     return f"{time.time_ns():016x}{secrets.token_hex(4)}"
+
+
+def id_of(moment: datetime) -> str:
+    """The least that an id of that moment can be."""
+    return f"{int(moment.timestamp()) * 10**9:016x}"
 
 
 def is_id(text: str) -> bool:

@@ -4,20 +4,21 @@ from typing import Any
 
 from .bundle import Imported
 from .db import Database, now
-from .queue import note
+from .queue import label, note
 from .states import Status
-from .tables import Checkpoint, Epoch, Job
+from .tables import HOUSE, Checkpoint, Epoch, Job
 
 
-def add(db: Database, job_id: str, path: str, found: Imported) -> Job:
+def add(db: Database, job_id: str, path: str, found: Imported, owner: str = HOUSE) -> Job:
     """The job, its epoch's metrics and its checkpoint, whose weights lie at `path` of the data folder already."""
     with db.write() as session:
         at = now(session)
         job = Job(
             id=job_id,
+            owner=owner,
             name=found.card.name,
             labels=found.card.labels,
-            spec=found.spec,
+            spec=found.spec | {"webhooks": []},  # they were of the instance that trained it
             status=Status.SUCCEEDED,
             created_at=at,
             finished_at=at,
@@ -28,6 +29,7 @@ def add(db: Database, job_id: str, path: str, found: Imported) -> Job:
         )
         session.add(job)
         session.flush()
+        label(session, job)
         note(session, job_id, Status.SUCCEEDED, "imported")
         session.add(
             Epoch(job_id=job_id, epoch=found.epoch, seq=1, attempt=0, recorded_at=at, **found.card.metrics.model_dump())

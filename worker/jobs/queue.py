@@ -1,6 +1,6 @@
 """The life of a job: each function here is one state change in one transaction.
 
-What its owner asks for is in `control.py`; see `leases.py` for claim and fence.
+How it begins is in `submitting.py`, what its owner asks for in `control.py`; see `leases.py` for claim and fence.
 """
 
 from collections.abc import Collection, Sequence
@@ -12,43 +12,26 @@ from pydantic import ValidationError
 from sqlalchemy import Select, func, insert, select, update
 from sqlmodel import Session, col
 
-from . import datasets, leases, waiting, workers
+from . import deliveries, leases, waiting, workers
 from .db import Database, now
 from .errors import DatasetInvalid, NotFound, SpecRefused, StaleAttempt, WorkerLost
 from .failures import JOB_CODES, Failure
-from .ids import is_id, new_id
+from .ids import is_id
+from .owners import EVERYBODY, Caller
 from .patches import patched
 from .remedies import suggestion
 from .spec import Spec
 from .states import OWNED, SPENT, TERMINAL, DatasetStatus, Outcome, Status, Wish
-from .tables import Attempt, Dataset, Job, Transition
+from .tables import Attempt, Dataset, Job, Label, Transition
 
 _NOT_RETURNED = {Status.CANCELLING: Status.CANCELLED, Status.PAUSING: Status.PAUSED}  # to the queue
 _ASKED_FOR = {Status.CANCELLING: Outcome.CANCELLED, Status.PAUSING: Outcome.PAUSED}
 
 
-def enqueue(db: Database, spec: Spec) -> Job:
-    """Raises SpecRefused."""
-    with db.write() as session:
-        dataset = datasets.for_job(session, spec)
-        job = Job(
-            id=new_id(),
-            name=spec.name,
-            labels=spec.labels,
-            spec=datasets.pinned(spec, dataset).model_dump(mode="json"),
-            dataset_id=dataset.id,
-            created_at=now(session),
-        )
-        session.add(job)
-        session.flush()
-        note(session, job.id, Status.QUEUED, "submitted")
-        return job
-
-
-def get(db: Database, job_id: str) -> Job:
-    """Raises NotFound."""
+def get(db: Database, job_id: str, caller: Caller = EVERYBODY) -> Job:
+    """Raises NotFound, also when it is somebody else's."""
     with db.read() as session:
-        return find(session, job_id)
+        return find(session, job_id, caller)
 
 
 def phase(db: Database, job_id: str) -> str | None:
@@ -57,43 +40,35 @@ def phase(db: Database, job_id: str) -> str | None:
         return session.execute(select(col(Job.phase)).where(col(Job.id) == job_id)).scalar_one_or_none()
 
 
+def ahead(db: Database, job: Job) -> int:
+    """How many queued jobs begin before this one, as things stand."""
+    with db.read() as session:
+        return waiting.ahead(session, job)
+
+
 def is_any_owned(db: Database) -> bool:
     """Whether a training is under way anywhere."""
     with db.read() as session:
         return session.execute(select(col(Job.id)).where(col(Job.status).in_(OWNED)).limit(1)).first() is not None
 
 
-def jobs(
-    db: Database, *, status: Status | None = None, after: str | None = None, limit: int = 20
-) -> tuple[list[Job], bool]:
-    """Up to `limit` jobs, newest first, from behind the job `after`; and whether there are more."""
-    query = select(Job).order_by(col(Job.id).desc()).limit(limit + 1)
-    if status is not None:
-        query = query.where(col(Job.status) == status)
-    if after is not None:
-        query = query.where(col(Job.id) < after)
-    with db.read() as session:
-        found = list(session.execute(query).scalars())
-    return found[:limit], len(found) > limit
-
-
 def has_waiting(db: Database, *, cores: int = 1, is_idle: bool = True) -> bool:
     """Whether there is a job for `claim` to take."""
     with db.read() as session:
-        first = session.execute(waiting.oldest()).first()
+        first = waiting.first(session)
         return first is not None and (is_idle or (waiting.pinned(first) or 1) <= cores)
 
 
 def claim(
     db: Database, worker_id: str, lease_seconds: float, *, cores: int = 1, slots: int = 1, is_idle: bool = True
 ) -> Job | None:
-    """Takes the oldest queued job whose dataset is ready, or returns None. Two workers never get the same attempt.
+    """Takes the queued job that is next (see `waiting.py`), or returns None. Two workers never get the same attempt.
 
     `cores` and `slots` are what the worker has left. Its first claim pins a job's threads. One that needs more than
-    there are waits, and no younger one overtakes it, or it might wait for ever; a worker that `is_idle` takes it.
+    there are waits, and no other one overtakes it, or it might wait for ever; a worker that `is_idle` takes it.
     """
     with db.write() as session:
-        first = session.execute(waiting.oldest().with_for_update(skip_locked=True, of=Job)).first()
+        first = waiting.first(session, lock=True)
         if first is None:
             return None
         threads = waiting.pinned(first) or waiting.share(session, cores, slots)
@@ -113,6 +88,7 @@ def claim(
             threads=threads,
         )
         assert job is not None  # its row is locked
+        waiting.take_turn(session, job.owner)
         session.add(Attempt(job_id=job.id, number=job.attempt, worker_id=worker_id, started_at=at))
         note(session, job.id, Status.RUNNING, f"attempt {job.attempt}")
         return job
@@ -258,12 +234,20 @@ def _wish(status: str, stop_now: bool) -> Wish:
     return Wish.STOP_NOW if stop_now else Wish.STOP
 
 
-def find(session: Session, job_id: str, *, lock: bool = False) -> Job:
-    """Raises NotFound."""
+def find(session: Session, job_id: str, caller: Caller = EVERYBODY, *, lock: bool = False) -> Job:
+    """Raises NotFound, also when it is somebody else's."""
     job = session.get(Job, job_id, with_for_update=lock or None) if is_id(job_id) else None
-    if job is None:
+    if job is None or not caller.may_see(job.owner):
         raise NotFound("There is no job with this id.")
     return job
+
+
+def label(session: Session, job: Job) -> None:
+    """Makes a job be found by its labels."""
+    if job.labels:
+        session.execute(
+            insert(Label), [{"job_id": job.id, "key": key, "value": value} for key, value in job.labels.items()]
+        )
 
 
 def note(session: Session, job_id: str, status: Status, reason: str) -> None:
@@ -273,3 +257,4 @@ def note(session: Session, job_id: str, status: Status, reason: str) -> None:
     session.execute(
         insert(Transition).values(job_id=job_id, seq=seq.scalar_subquery(), status=status, at=at, reason=reason)
     )
+    deliveries.note(session, job_id, status)

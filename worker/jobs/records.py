@@ -7,10 +7,11 @@ from typing import Any, get_args
 from sqlalchemy import delete, func, select, update
 from sqlmodel import Session, col
 
-from . import kept
+from . import deliveries, kept
 from .db import Database, now
 from .errors import NotFound, NotReady
 from .leases import hold, update_fenced
+from .owners import EVERYBODY, Caller, visible
 from .report import Report
 from .spec import Metric
 from .states import EventKind, Phase, Resume, Status
@@ -158,6 +159,7 @@ def record_epoch(
         )
         if report is not None:
             session.merge(ReportRow(job_id=job_id, epoch=report.epoch, contents=report.model_dump(mode="json")))
+        deliveries.note_epoch(session, job_id, result)
         return kept.prune(session, job_id)
 
 
@@ -287,11 +289,11 @@ def _checkpoints(session: Session, job_id: str) -> list[KeptCheckpoint]:
     return [KeptCheckpoint(row, metrics, is_best, row is rows[-1][0]) for row, metrics, is_best in rows]
 
 
-def newest_succeeded(db: Database) -> str:
+def newest_succeeded(db: Database, caller: Caller = EVERYBODY) -> str:
     """The job that answers when a prediction names none. Raises NotReady."""
     query = (
         select(col(Job.id))
-        .where(col(Job.status) == Status.SUCCEEDED)
+        .where(col(Job.status) == Status.SUCCEEDED, visible(Job.owner, caller))
         .order_by(col(Job.finished_at).desc(), col(Job.id).desc())
         .limit(1)
     )

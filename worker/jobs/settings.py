@@ -3,14 +3,21 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import URL
 
 from .processes import cores
 
 _DEVICES = Path("/dev")
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+def _split(text: object) -> object:
+    return tuple(filter(None, map(str.strip, text.split(",")))) if isinstance(text, str) else text
+
+
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 
 class Settings(BaseSettings):
@@ -28,7 +35,13 @@ class Settings(BaseSettings):
         pattern=r"^(postgresql|sqlite)(\+\w+)?://",
         description="`postgresql://...`; unset means SQLite in the data folder",
     )
-    api_key: SecretStr | None = Field(None, min_length=16, description="Key that clients send as a bearer token")
+    api_key: SecretStr | None = Field(
+        None, min_length=16, description="A key that may do everything, beside those of `epochd keys`"
+    )
+    secrets_dir: Path = Field(
+        Path("/run/secrets"),
+        description="Where files of secrets are: `epochd_api_key` there is `EPOCHD_API_KEY`, and so on",
+    )
     lease_seconds: float = Field(30.0, gt=0, description="A worker silent for this long has lost its jobs")
     heartbeat_seconds: float = Field(5.0, gt=0, description="How often a worker renews its leases")
     poll_seconds: float = Field(0.05, gt=0, le=5, description="How often an idle worker looks for a queued job")
@@ -67,6 +80,26 @@ class Settings(BaseSettings):
     predictor_device: Literal["auto", "cpu"] = Field(
         "auto", description="Where predictions are computed; `auto`: on a GPU that has room, `cpu`: never there"
     )
+    allowed_hosts: Words = Field(
+        (),
+        description="Names, separated by commas, that requests may call the service by (`Host`); unset: on loopback "
+        "only loopback's own, else any",
+    )
+    cors_origins: Words = Field(
+        (), description="Origins, separated by commas, whose pages may use the service from a browser; unset: none"
+    )
+    max_json_bytes: int = Field(2**20, ge=1, description="Largest JSON body, in bytes")
+    header_seconds: float = Field(10.0, gt=0, description="A request whose headers are not there by then is dropped")
+    body_seconds: float = Field(30.0, gt=0, description="A body of which nothing more comes for this long is refused")
+    send_seconds: float = Field(60.0, gt=0, description="A client that takes nothing more for this long is dropped")
+    max_requests: int = Field(512, ge=1, description="Requests that are worked on at once; more are refused with 503")
+    max_streams: int = Field(2000, ge=1, description="Open event streams and long polls; more are refused with 503")
+    max_queued_jobs: int = Field(10_000, ge=1, description="Jobs that may wait; more are refused with 429")
+    max_queued_jobs_per_key: int = Field(1000, ge=1, description="Jobs of one key that may wait")
+    webhooks: bool = Field(False, description="Whether jobs may name addresses that are told how they end")
+    webhook_secret: SecretStr | None = Field(
+        None, min_length=16, description="What webhooks are signed with; needed where there are any"
+    )
     max_pixels: int = Field(25_000_000, ge=1, description="Largest picture accepted, in pixels")
     max_image_bytes: int = Field(
         20 * 2**20, ge=1, description="Largest body of a prediction request, and largest picture of a dataset, in bytes"
@@ -79,6 +112,12 @@ class Settings(BaseSettings):
     def _lease_outlives_heartbeat(self) -> "Settings":
         if self.lease_seconds < 2 * self.heartbeat_seconds:
             raise ValueError("EPOCHD_LEASE_SECONDS must be at least twice EPOCHD_HEARTBEAT_SECONDS")
+        return self
+
+    @model_validator(mode="after")
+    def _webhooks_are_signed(self) -> "Settings":
+        if self.webhooks and self.webhook_secret is None:
+            raise ValueError("EPOCHD_WEBHOOKS needs EPOCHD_WEBHOOK_SECRET, which they are signed with")
         return self
 
     @property

@@ -1,7 +1,9 @@
 """How every process of ours starts: logging, settings, database. What is wrong is said in one sentence."""
 
+import os
 import sys
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, Final, NoReturn
 
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
@@ -13,18 +15,30 @@ from .settings import Settings
 
 EXIT_SETTINGS = 2
 EXIT_DATA = 1
+# What the service alone needs; EPOCHD_WEBHOOKS because settings with it are refused without the secret.
+OF_THE_SERVICE: Final = frozenset({"EPOCHD_API_KEY", "EPOCHD_WEBHOOK_SECRET", "EPOCHD_WEBHOOKS"})
 
 
 def read_settings() -> Settings:
     """The settings, or the end of this process with exit code 2."""
     try:
-        return Settings()
+        settings = Settings(**_secrets())
     except ValidationError as error:
         sentences = []
         for each in error.errors():
             variable = "".join(f"EPOCHD_{part}: ".upper() for part in each["loc"])
             sentences.append(variable + each["msg"].removeprefix("Value error, "))
         leave(EXIT_SETTINGS, *sentences)
+    for secret in (settings.api_key, settings.webhook_secret):
+        if secret is not None:
+            logs.hide(secret.get_secret_value())
+    return settings
+
+
+def _secrets() -> dict[str, Any]:
+    """Where the files of secrets are, if anywhere: Docker and Kubernetes put them into a folder."""
+    folder = Path(os.environ.get("EPOCHD_SECRETS_DIR") or Settings.model_fields["secrets_dir"].default)
+    return {"_secrets_dir": folder} if folder.is_dir() else {}
 
 
 def open_database(settings: Settings, busy_seconds: float | None = None) -> Database:

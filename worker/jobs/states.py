@@ -72,3 +72,25 @@ class Resume(StrEnum):
 
     EXACT = "exact"  # the same bits
     APPROXIMATE = "approximate"  # what computes is not what began
+
+
+class Scope(StrEnum):
+    """What an API key may do."""
+
+    READ = "read"  # look at what is its owner's
+    SUBMIT = "submit"  # make, change and delete that
+    PREDICT = "predict"  # ask its owner's models
+    ADMIN = "admin"  # all of that, with everybody's
+
+
+class DeliveryStatus(StrEnum):
+    PENDING = "pending"  # will be tried, again if it was before
+    DELIVERED = "delivered"
+    GIVEN_UP = "given_up"  # it was tried often enough, or cannot be
+
+
+class WebhookEvent(StrEnum):
+    SUCCEEDED = "job.succeeded"
+    FAILED = "job.failed"
+    CANCELLED = "job.cancelled"
+    METRIC = "job.metric"  # a metric has reached a threshold

@@ -1,19 +1,35 @@
 """The tables. A model is always a network here, so these rows are called by what they are: jobs, attempts, ...
 
 The database guards the invariants by named CHECK constraints; `queue.py`, `control.py`, `records.py` (with `kept.py`),
-`datasets.py`, `aliases.py`, `parities.py`, `imports.py` and `workers.py` write all but the keys.
+`datasets.py`, `aliases.py`, `parities.py`, `imports.py`, `deliveries.py`, `keys.py` and `workers.py` write them.
+
+`owner` says whose a row is: the id of an API key, or "" for the house, which is whoever uses an open service or a key
+with the scope `admin`.
 """
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, Column, DateTime, Dialect, ForeignKey, Index, String, literal
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    String,
+    literal,
+)
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, SQLModel
 
-from .states import OWNED, TERMINAL, DatasetStatus, EventKind, Outcome, Phase, Resume, Status
+from .states import OWNED, TERMINAL, DatasetStatus, DeliveryStatus, EventKind, Outcome, Phase, Resume, Status
+
+HOUSE: Final = ""  # the owner of what belongs to no key
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -46,6 +62,10 @@ def _added_later(default: object) -> Any:
     return Field(default=default, sa_column_kwargs={"server_default": literal(default)})
 
 
+def _owner() -> Any:
+    return Field(default=HOUSE, max_length=64, sa_column_kwargs={"server_default": literal(HOUSE)})
+
+
 def _job_id() -> Any:
     return Field(sa_column=Column(String(64), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True))
 
@@ -60,13 +80,14 @@ class Dataset(SQLModel, table=True):
         CheckConstraint("(worker_id IS NULL) = (lease_expires_at IS NULL)", name="datasets_lease_iff_worker"),
         CheckConstraint("status <> 'ready' OR card IS NOT NULL", name="datasets_card_if_ready"),
         CheckConstraint("(status = 'invalid') = (error IS NOT NULL)", name="datasets_error_iff_invalid"),
-        Index("datasets_by_name", "name", "version", unique=True),
+        Index("datasets_by_name", "owner", "name", "version", unique=True),
         Index("datasets_by_status", "status", "id"),
     )
 
     id: str = Field(primary_key=True, max_length=64)
+    owner: str = _owner()
     name: str = Field(max_length=64)
-    version: int  # from 1 within the name
+    version: int  # from 1 within the owner's name
     form: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))  # null: built in
     status: str = Field(default=DatasetStatus.UPLOADED, max_length=16)
     created_at: datetime = _time(nullable=False)
@@ -95,9 +116,14 @@ class Job(SQLModel, table=True):
         CheckConstraint("(worker_id IS NULL) = (lease_expires_at IS NULL)", name="jobs_lease_iff_worker"),
         Index("jobs_by_status", "status", "id"),
         Index("jobs_by_dataset", "dataset_id"),
+        Index("jobs_by_owner", "owner", "id"),
+        Index("jobs_by_owner_and_status", "owner", "status", "id"),
+        Index("jobs_by_turn", "status", "owner", "priority", "id"),
+        Index("jobs_by_idempotency_key", "owner", "idempotency_key", unique=True),
     )
 
     id: str = Field(primary_key=True, max_length=64)
+    owner: str = _owner()
     name: str | None = Field(default=None, max_length=100)
     labels: dict[str, str] = Field(sa_column=Column(JSON, nullable=False))
     spec: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
@@ -122,6 +148,30 @@ class Job(SQLModel, table=True):
     error: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     provenance: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     imported: bool = _added_later(default=False)  # it came as a bundle: trained elsewhere, without a dataset here
+    priority: int = _added_later(0)  # among its owner's jobs; more is sooner
+    idempotency_key: str | None = Field(default=None, max_length=255)  # the client's name for the request that made it
+    request_sha256: str | None = Field(default=None, max_length=64)  # of what was asked for with that key
+    request_id: str | None = Field(default=None, max_length=32)  # of the request that made it, as the logs name it
+
+
+class Label(SQLModel, table=True):
+    """A job's label once more, to be found by."""
+
+    __tablename__ = "labels"
+    __table_args__ = (Index("labels_by_value", "key", "value", "job_id"),)
+
+    job_id: str = _job_id()
+    key: str = Field(primary_key=True, max_length=100)
+    value: str = Field(max_length=100)
+
+
+class Turn(SQLModel, table=True):
+    """When an owner's job was last begun: the others' turns come first then."""
+
+    __tablename__ = "turns"
+
+    owner: str = Field(primary_key=True, max_length=64)
+    at: datetime = _time(nullable=False)
 
 
 class Attempt(SQLModel, table=True):
@@ -253,6 +303,7 @@ class Alias(SQLModel, table=True):
         Index("aliases_by_job", "job_id"),
     )
 
+    owner: str = Field(default=HOUSE, primary_key=True, max_length=64)
     name: str = Field(primary_key=True, max_length=64)
     job_id: str = Field(foreign_key="jobs.id", max_length=64)  # a job that an alias points at is not deleted
     epoch: int
@@ -286,9 +337,42 @@ class Worker(SQLModel, table=True):
     heartbeat_at: datetime = _time(nullable=False)
 
 
-class ApiKey(SQLModel, table=True):
-    __tablename__ = "api_keys"
+class Delivery(SQLModel, table=True):
+    """What a webhook of a job is to be told, written with what it tells; and what became of it."""
 
-    sha256: str = Field(primary_key=True, max_length=64)
-    prefix: str = Field(max_length=16)
+    __tablename__ = "deliveries"
+    __table_args__ = (
+        CheckConstraint(_one_of("status", DeliveryStatus), name="deliveries_status_known"),
+        CheckConstraint("(status = 'pending') = (next_at IS NOT NULL)", name="deliveries_next_at_iff_pending"),
+        Index("deliveries_by_job", "job_id", "id"),
+        Index("deliveries_due", "status", "next_at"),
+    )
+
+    id: str = Field(primary_key=True, max_length=64)
+    job_id: str = Field(sa_column=Column(String(64), ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False))
+    hook: int  # its place in the spec's `webhooks`, from 0
+    event: str = Field(max_length=32)
+    payload: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
     created_at: datetime = _time(nullable=False)
+    status: str = Field(default=DeliveryStatus.PENDING, max_length=16)
+    tries: int = 0
+    next_at: datetime | None = _time()  # when it is tried next; whoever tries it puts this off first
+    settled_at: datetime | None = _time()
+    error: str | None = Field(default=None, max_length=200)  # of the last try
+
+
+class ApiKey(SQLModel, table=True):
+    """Of the key itself only the digest is kept, and its first characters to call it by."""
+
+    __tablename__ = "api_keys"
+    __table_args__ = (Index("api_keys_by_digest", "sha256", unique=True),)
+
+    id: str = Field(primary_key=True, max_length=64)
+    sha256: str = Field(max_length=64)
+    prefix: str = Field(max_length=16)
+    name: str | None = Field(default=None, max_length=100)
+    owner: str = Field(max_length=64)  # whose things are this key's
+    scopes: list[str] = Field(sa_column=Column(JSON, nullable=False))
+    created_at: datetime = _time(nullable=False)
+    expires_at: datetime | None = _time()
+    revoked_at: datetime | None = _time()

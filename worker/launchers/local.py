@@ -25,6 +25,7 @@ from worker.jobs import logs
 from worker.jobs.attempt_logs import training_log
 from worker.jobs.processes import EXIT_BROKEN, EXIT_UNFIT_PARENT, Pulse, die_with_parent, thread_count
 from worker.jobs.settings import Settings
+from worker.jobs.starting import OF_THE_SERVICE
 
 if TYPE_CHECKING:
     from worker.training.arithmetic import Arithmetic
@@ -96,9 +97,10 @@ class Running:
 
 class LocalLauncher:
     def __init__(self, settings: Settings) -> None:
-        # An attempt needs no key, so it gets none.
-        self._settings = settings.model_copy(update={"api_key": None})
-        os.environ.pop("EPOCHD_API_KEY", None)
+        # An attempt needs no secret, so it gets none.
+        self._settings = settings.model_copy(update={"api_key": None, "webhook_secret": None, "webhooks": False})  # nosec B105  # none
+        for name in OF_THE_SERVICE:
+            os.environ.pop(name, None)
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([_PRELOAD])
         self.arithmetic = ["highest"]  # until the probe has said

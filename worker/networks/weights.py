@@ -1,7 +1,7 @@
 """The weights that a torchvision network begins with, from a file."""
 
 import math
-import pickle
+import pickle  # nosec B403  # only the name of an error
 import re
 from collections.abc import Iterator, Mapping
 from http.client import HTTPException

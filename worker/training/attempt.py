@@ -58,6 +58,8 @@ def run(
     db = Database(settings.resolved_database_url)
     try:
         job = queue.get(db, job_id)
+        if job.request_id is not None:
+            structlog.contextvars.bind_contextvars(request_id=job.request_id)  # of the request that made the job
         seconds = settings.checkpoint_seconds
         reporter = Reporter(db, job_id, attempt, job.spec["epochs"], checkpoint_seconds=seconds, pulse=pulse)
         reporter.listen()
@@ -215,7 +217,7 @@ class _Attempt:
         return checkpoints.Metadata(
             job=self._job.id,
             epoch=result.epoch,
-            spec=self._spec,
+            spec=self._spec.model_copy(update={"webhooks": []}),  # their addresses are no part of a network
             classes=self._card.classes,
             targets=self._card.targets,
             preprocessing=self._preprocessing,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.worker.jobs.making import claim, make_ready, progress, result, running, saved
-from worker.jobs import datasets, queue, records, versions
+from worker.jobs import datasets, queue, records, submitting, versions
 from worker.jobs.attempt_logs import training_log
 from worker.jobs.card import FILES
 from worker.jobs.db import Database
@@ -55,12 +55,12 @@ def filled(db: Database, data_dir: Path) -> Job:
         record_with_files(db, data_dir, ended, epoch)
     put(data_dir, training_log(ended.id, 1), b"one\ntwo\n")
     queue.finish(db, ended.id, 1, Outcome.SUCCEEDED, max_attempts=3)
-    queue.enqueue(db, Spec(epochs=9))
+    submitting.enqueue(db, Spec(epochs=9))
     job = claim(db)
     record_with_files(db, data_dir, job, 1)
     steps = str(checkpoints_folder(job.id) / f"epoch-000002-batch-000004-attempt-{job.attempt}.steps.pt")
     records.record_steps(db, job.id, job.attempt, SavedSteps(2, 4, steps, put(data_dir, steps, b"steps"), 5))
-    queue.enqueue(db, Spec())
+    submitting.enqueue(db, Spec())
     put(data_dir, "weights/mine.safetensors", b"weights to begin with")
     return job
 

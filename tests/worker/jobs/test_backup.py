@@ -23,7 +23,7 @@ from tests.postgres import Server
 from tests.worker.jobs.imported import imported
 from tests.worker.jobs.kept_files import contents, filled, make_old, put, record_with_files
 from tests.worker.jobs.making import BACKENDS, claim, everything, upgrade
-from worker.jobs import aliases, backup, checking, control, datasets, queue
+from worker.jobs import aliases, backup, checking, control, datasets, queue, submitting
 from worker.jobs.backup import MANIFEST, ROWS
 from worker.jobs.db import Database, now
 from worker.jobs.errors import BadBackup, Conflict, EpochdError, SchemaTooNew
@@ -122,7 +122,7 @@ def test_a_backup_of_an_epochd_that_works_agrees_with_itself(new: New, backend: 
     db, data_dir = new(backend)
     job = filled(db, data_dir)
     queue.finish(db, job.id, job.attempt, Outcome.RELEASED, max_attempts=3)
-    queue.enqueue(db, Spec(epochs=100_000, checkpoints=Checkpoints(keep="last")))
+    submitting.enqueue(db, Spec(epochs=100_000, checkpoints=Checkpoints(keep="last")))
     trained = [claim(db) for _ in range(3)][-1]
     done = threading.Event()
 

@@ -26,7 +26,7 @@ from tests.worker.jobs.making import (
     saved,
     saved_steps,
 )
-from worker.jobs import aliases, control, datasets, queue, records
+from worker.jobs import aliases, control, datasets, listing, queue, records, submitting
 from worker.jobs.db import Database, now
 from worker.jobs.errors import Conflict, DatasetInvalid, Diverged, NotFound, SpecRefused, StaleAttempt
 from worker.jobs.failures import Failure
@@ -90,7 +90,8 @@ OUT_OF_MEMORY = Failure(code="killed", message="The training process was killed 
 
 def trained(db: Database, outcome: Outcome = Outcome.SUCCEEDED, failure: Failure | None = None, **spec: Any) -> Job:
     """A job of two epochs whose attempt left all that an attempt can leave, and ended like this."""
-    job = running(db, epochs=2, **spec)
+    hook = {"url": "https://hooks.example.com/", "metric": {"name": "test_loss", "below": 1e6}}
+    job = running(db, epochs=2, labels={"team": "a"}, webhooks=[hook], **spec)
     records.record_start(db, job.id, 1, {"seed": 0})
     for epoch in (1, 2):
         records.record_epoch(db, job.id, 1, result(epoch), saved(epoch), progress(epoch), report(epoch))
@@ -160,7 +161,7 @@ def test_to_ask_twice_is_as_good_as_once(db: Database, status: Status, request_:
 @pytest.mark.parametrize("request_", REQUESTS)
 @pytest.mark.parametrize("job_id", ["", "0" * 24, "nothing", "\0", "a\0b", "'; --", "é" * 5000])
 def test_a_job_that_is_not_there_is_not_found(db: Database, request_: str, job_id: str) -> None:
-    queue.enqueue(db, Spec())
+    submitting.enqueue(db, Spec())
     before = everything(db)
     with pytest.raises(NotFound):
         REQUESTS[request_](db, job_id)
@@ -262,11 +263,11 @@ def test_nothing_but_its_owner_revives_a_job(
 
 
 def test_a_paused_job_keeps_its_place_and_goes_on_as_its_next_attempt(db: Database) -> None:
-    first, second = running(db), queue.enqueue(db, Spec())
+    first, second = running(db), submitting.enqueue(db, Spec())
     control.pause(db, first.id)
     finish(db, first, Outcome.RELEASED)
     assert claim(db).id == second.id
-    third = queue.enqueue(db, Spec())
+    third = submitting.enqueue(db, Spec())
     control.resume(db, first.id)
     again = claim(db)
     assert (again.id, again.attempt, again.started_at) == (first.id, 2, first.started_at)
@@ -302,7 +303,7 @@ def test_the_history_tells_what_was_asked_for(db: Database) -> None:
 
 
 def test_a_retried_job_has_all_its_attempts_before_it_again(db: Database) -> None:
-    queue.enqueue(db, Spec())
+    submitting.enqueue(db, Spec())
     for first in (1, 3, 5):
         assert finish(db, claim(db), Outcome.KILLED, max_attempts=2) is Status.QUEUED
         last = claim(db)
@@ -423,7 +424,7 @@ def test_a_job_that_is_extended_goes_on_as_if_submitted_with_more_epochs(db: Dat
 
 
 def test_an_extended_job_has_all_its_attempts_before_it_again(db: Database) -> None:
-    queue.enqueue(db, Spec(epochs=1))
+    submitting.enqueue(db, Spec(epochs=1))
     finish(db, claim(db), Outcome.KILLED, max_attempts=2)
     job = claim(db)
     record(db, job, 1)
@@ -493,7 +494,7 @@ def test_a_job_whose_dataset_is_gone_does_not_go_on(db: Database) -> None:
 
 
 def test_a_job_that_is_retried_while_its_dataset_is_prepared_waits_for_it(db: Database) -> None:
-    job = queue.enqueue(db, Spec.model_validate({"dataset": {"name": "mnist"}}))
+    job = submitting.enqueue(db, Spec.model_validate({"dataset": {"name": "mnist"}}))
     control.cancel(db, job.id)
     control.retry(db, job.id)
     assert queue.claim(db, "worker-1", LEASE_SECONDS) is None
@@ -615,7 +616,7 @@ def test_only_old_jobs_that_have_ended_are_deleted(db: Database) -> None:
     assert control.delete_old(db, 11) == []
     assert sorted(control.delete_old(db, 10)) == sorted(job.id for job in old)
     assert control.delete_old(db, 10) == []
-    assert queue.jobs(db, limit=100)[0] == sorted(others_before, key=lambda job: job.id, reverse=True)
+    assert listing.jobs(db, limit=100)[0] == sorted(others_before, key=lambda job: job.id, reverse=True)
     assert [records.attempts(db, job.id) for job in old] == [[], [], []]
 
 

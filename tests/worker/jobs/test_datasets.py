@@ -8,7 +8,7 @@ from sqlalchemy import update
 
 from tests.worker.jobs import writes
 from tests.worker.jobs.making import EXPIRED, LEASE_SECONDS, card, everything, finish, job_with_status, make_ready
-from worker.jobs import control, datasets, queue, versions
+from worker.jobs import control, datasets, queue, submitting, versions
 from worker.jobs.built_in import BUILT_IN
 from worker.jobs.card import Card, FileNote, Finding, FindingKind, Task
 from worker.jobs.db import Database
@@ -70,6 +70,11 @@ def trained(db: Database) -> Job:
     return job
 
 
+def numbers(db: Database) -> list[int]:
+    """Of the versions of shoes."""
+    return versions.numbers(db, Dataset(name="shoes", owner=""))  # type: ignore[call-arg]
+
+
 def test_an_upload_waits_is_prepared_and_is_ready(db: Database) -> None:
     uploaded = upload(db, channels="grey", image_size=[20, 30])
     assert (uploaded.version, uploaded.status, uploaded.attempt) == (1, DatasetStatus.UPLOADED, 0)
@@ -103,7 +108,7 @@ def test_the_same_name_again_is_a_new_version_and_numbers_are_never_used_twice(d
     assert upload(db, "boots").version == 1
     datasets.delete(db, "shoes")
     assert upload(db).version == 4
-    assert versions.numbers(db, "shoes") == [4]
+    assert numbers(db) == [4]
 
 
 def test_uploads_of_one_name_at_once_get_versions_of_their_own(db: Database) -> None:
@@ -125,7 +130,7 @@ def test_a_built_in_dataset_is_a_row_once_somebody_asks_for_it(db: Database) -> 
 
 def test_jobs_that_ask_for_a_built_in_dataset_at_once_share_its_row(db: Database) -> None:
     with ThreadPoolExecutor(8) as pool:
-        jobs = list(pool.map(lambda _: queue.enqueue(db, spec("kmnist")), range(16)))
+        jobs = list(pool.map(lambda _: submitting.enqueue(db, spec("kmnist")), range(16)))
     assert len({job.dataset_id for job in jobs}) == 1
 
 
@@ -168,17 +173,17 @@ def test_paths_are_made_of_our_own_names_only(db: Database) -> None:
 
 def test_a_job_gets_the_newest_version_and_keeps_it(db: Database) -> None:
     first = ready(db)
-    job = queue.enqueue(db, spec())
+    job = submitting.enqueue(db, spec())
     second = ready(db)
     assert (job.dataset_id, job.spec["dataset"]) == (first.id, {"name": "shoes", "version": 1})
-    assert queue.enqueue(db, spec()).dataset_id == second.id
-    assert queue.enqueue(db, spec(version=1)).dataset_id == first.id
+    assert submitting.enqueue(db, spec()).dataset_id == second.id
+    assert submitting.enqueue(db, spec(version=1)).dataset_id == first.id
 
 
 def test_a_job_waits_for_its_dataset_and_lets_others_pass(db: Database) -> None:
     upload(db)
-    waiting = queue.enqueue(db, spec())
-    other = queue.enqueue(db, Spec())
+    waiting = submitting.enqueue(db, spec())
+    other = submitting.enqueue(db, Spec())
     assert trained(db).id == other.id
     assert not queue.has_waiting(db)
     assert queue.claim(db, "worker-1", LEASE_SECONDS) is None
@@ -191,7 +196,7 @@ def test_a_job_waits_for_its_dataset_and_lets_others_pass(db: Database) -> None:
 
 def test_a_job_whose_dataset_turns_out_invalid_fails_with_its_reason(db: Database) -> None:
     upload(db)
-    waiting, other = queue.enqueue(db, spec()), queue.enqueue(db, Spec())
+    waiting, other = submitting.enqueue(db, spec()), submitting.enqueue(db, Spec())
     datasets.set_invalid(db, claim(db).id, 1, FAILURE)
     assert queue.fail_hopeless(db) == [waiting.id]
     assert queue.fail_hopeless(db) == []
@@ -217,7 +222,7 @@ def test_the_error_of_a_job_has_a_code_of_jobs_whatever_its_dataset_met(
     db: Database, error: EpochdError, code: str
 ) -> None:
     upload(db)
-    job = queue.enqueue(db, spec())
+    job = submitting.enqueue(db, spec())
     datasets.set_invalid(db, claim(db).id, 1, Failure.of(error))
     queue.fail_hopeless(db)
     assert queue.get(db, job.id).error == Failure.of(error).model_dump(mode="json") | {"code": code}
@@ -259,23 +264,23 @@ def test_a_spec_that_does_not_suit_its_dataset_is_refused(
     invalid(db, "broken")
     before = everything(db)
     with pytest.raises(SpecRefused, match=fragment) as caught:
-        queue.enqueue(db, wanted)
+        submitting.enqueue(db, wanted)
     assert caught.value.pointer == pointer
     assert everything(db) == before
 
 
 def test_a_regression_is_trained_with_mse(db: Database) -> None:
     dataset = ready(db, "ages", task="regression")
-    assert queue.enqueue(db, spec("ages", loss={"name": "mse"})).dataset_id == dataset.id
+    assert submitting.enqueue(db, spec("ages", loss={"name": "mse"})).dataset_id == dataset.id
 
 
 def test_what_depends_on_classes_waits_until_they_are_known(db: Database) -> None:
     upload(db)
     wanted = spec(loss={"class_weights": [1, 1, 1]})
-    assert queue.enqueue(db, wanted).status == Status.QUEUED
+    assert submitting.enqueue(db, wanted).status == Status.QUEUED
     datasets.set_ready(db, claim(db).id, 1, card(name="shoes"))
     with pytest.raises(SpecRefused, match="3 weights for the 2 classes"):
-        queue.enqueue(db, wanted)
+        submitting.enqueue(db, wanted)
 
 
 @pytest.mark.parametrize("outcome", [*SPENT, Outcome.RELEASED])
@@ -354,7 +359,7 @@ def test_eight_workers_prepare_each_dataset_once(db: Database) -> None:
 @pytest.mark.parametrize("status", [status for status in Status if status not in TERMINAL])
 def test_a_dataset_that_a_job_uses_stays(db: Database, status: Status) -> None:
     ready(db)
-    job = queue.enqueue(db, spec())
+    job = submitting.enqueue(db, spec())
     if status in OWNED:
         trained(db)
     if status is Status.CANCELLING:
@@ -365,26 +370,26 @@ def test_a_dataset_that_a_job_uses_stays(db: Database, status: Status) -> None:
     for version in (None, 1):
         with pytest.raises(Conflict, match=job.id):
             datasets.delete(db, "shoes", version)
-    assert versions.numbers(db, "shoes")
+    assert numbers(db)
 
 
 def test_a_dataset_may_go_when_its_jobs_have_ended(db: Database) -> None:
     dataset = ready(db)
-    queue.enqueue(db, spec())
+    submitting.enqueue(db, spec())
     job = trained(db)
     finish(db, job, Outcome.SUCCEEDED)
     assert [each.id for each in datasets.delete(db, "shoes")] == [dataset.id]
-    assert versions.numbers(db, "shoes") == []
+    assert numbers(db) == []
     assert queue.get(db, job.id).status in TERMINAL
     assert versions.states(db)[dataset.id] is DatasetStatus.DELETED
     with pytest.raises(SpecRefused):
-        queue.enqueue(db, spec())
+        submitting.enqueue(db, spec())
 
 
 def test_one_version_may_go_alone(db: Database) -> None:
     first, second = ready(db), ready(db)
     datasets.delete(db, "shoes", 1)
-    assert versions.numbers(db, "shoes") == [second.version]
+    assert numbers(db) == [second.version]
     assert versions.states(db)[first.id] is DatasetStatus.DELETED
 
 
@@ -403,7 +408,7 @@ def test_a_delete_that_meets_a_job_never_leaves_the_job_without_its_dataset(db: 
 
         def enqueue(_: int) -> str:
             try:
-                return queue.enqueue(db, spec()).id
+                return submitting.enqueue(db, spec()).id
             except SpecRefused:
                 return "refused"
 
@@ -425,7 +430,7 @@ def test_a_delete_that_meets_a_job_never_leaves_the_job_without_its_dataset(db: 
 
 def test_every_built_in_name_is_a_name(db: Database) -> None:
     for name in BUILT_IN:
-        assert queue.enqueue(db, spec(name)).spec["dataset"] == {"name": name, "version": 1}
+        assert submitting.enqueue(db, spec(name)).spec["dataset"] == {"name": name, "version": 1}
 
 
 def test_a_ready_dataset_is_made_ready_by_the_tests_as_by_a_worker(db: Database) -> None:

@@ -20,7 +20,7 @@ from sqlmodel import SQLModel
 from tests.postgres import Server
 from tests.worker.jobs.making import BACKENDS, make_ready, record, running, upgrade
 from worker.jobs import db as db_module
-from worker.jobs import queue, records, versions
+from worker.jobs import listing, queue, records, submitting, versions
 from worker.jobs.db import Database, journal_mode
 from worker.jobs.errors import SchemaTooNew
 from worker.jobs.spec import Spec
@@ -195,10 +195,10 @@ def test_migrating_again_changes_nothing(empty_url: str) -> None:
         db.migrate()
         db.migrate()
         assert _tables(db) == {*SQLModel.metadata.tables, "alembic_version"}
-        queue.enqueue(db, Spec())
+        submitting.enqueue(db, Spec())
         db.close()
     db = Database(empty_url)
-    assert len(queue.jobs(db)[0]) == 2
+    assert len(listing.jobs(db)[0]) == 2
     db.close()
 
 
@@ -322,11 +322,11 @@ def test_a_server_that_dropped_its_connections_costs_no_error(postgres_server: S
     url = postgres_server.new_database()
     db = Database(url)
     db.migrate()
-    queue.enqueue(db, Spec())
+    submitting.enqueue(db, Spec())
     with postgres_server.connect() as connection:
         name = make_url(url).database
         connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
-    assert len(queue.jobs(db)[0]) == 1
+    assert len(listing.jobs(db)[0]) == 1
     db.close()
 
 
@@ -334,5 +334,5 @@ def test_a_file_that_is_no_database_is_a_database_error(sqlite_path: Path) -> No
     sqlite_path.write_bytes(b"certainly not a database" * 100)
     db = Database(f"sqlite:///{sqlite_path}")
     with pytest.raises(DatabaseError, match="not a database"):
-        queue.jobs(db)
+        listing.jobs(db)
     db.close()

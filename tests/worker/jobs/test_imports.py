@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from worker.jobs import aliases, control, imports, parities, queue, records
+from worker.jobs import aliases, control, imports, listing, parities, queue, records
 from worker.jobs.bundle import BundleCard, Imported, Metrics
 from worker.jobs.db import Database
 from worker.jobs.errors import Conflict
@@ -73,7 +73,7 @@ def test_one_that_was_imported_there_too_says_both_and_its_own_digest_is_the_one
 def test_the_same_bundle_twice_is_two_jobs(db: Database) -> None:
     first, second = add(db), add(db)
     assert first.id != second.id
-    assert {job.id for job in queue.jobs(db)[0]} == {first.id, second.id}
+    assert {job.id for job in listing.jobs(db)[0]} == {first.id, second.id}
 
 
 @pytest.mark.parametrize(
@@ -104,4 +104,4 @@ def test_it_wants_no_certificate_and_can_be_named_and_deleted(db: Database) -> N
         control.delete(db, job.id)
     aliases.remove(db, "boots")
     control.delete(db, job.id)
-    assert queue.jobs(db) == ([], False)
+    assert listing.jobs(db) == ([], False)

@@ -15,6 +15,7 @@ from worker.jobs import aliases, control, queue, records, versions
 from worker.jobs.db import Database
 from worker.jobs.errors import Conflict
 from worker.jobs.failures import Failure
+from worker.jobs.ids import is_id
 
 OLD = "1" * 24  # a job, and another one
 OTHER = "2" * 24
@@ -100,6 +101,12 @@ def _rows_of_the_fourth_revision() -> dict[str, list[dict[str, object]]]:
     return rows | {"step_checkpoints": [inside | {"job_id": job_id, "bytes": 2**40} for job_id in (OLD, OTHER)]}
 
 
+_NEW = ("aliases", "parities", "turns", "deliveries")  # tables, without rows
+_LABELS = [{"job_id": each, "key": "team", "value": "é"} for each in (OLD, OTHER)]
+_OF_NO_KEY = {"owner": "", "priority": 0, "idempotency_key": None, "request_sha256": None, "request_id": None}
+_MAY_DO_EVERYTHING = {"owner": "", "name": None, "scopes": ["admin"], "expires_at": None, "revoked_at": None}
+
+
 def _stored(db: Database) -> dict[str, list[dict[str, Any]]]:
     """Every row, in the columns that its table has now."""
     metadata = MetaData()
@@ -164,7 +171,8 @@ def test_a_database_of_before_jobs_could_be_paused_keeps_every_row(third: Databa
     before = _stored(third)
     third.migrate()
     after = _stored(third)
-    assert [after.pop(name) for name in ("step_checkpoints", "aliases", "parities")] == [[], [], []]
+    assert [after.pop(name) for name in ("step_checkpoints", *_NEW)] == [[]] * (1 + len(_NEW))
+    assert after.pop("labels") == _LABELS
     assert after.pop("alembic_version") != before.pop("alembic_version")
     assert set(after) == set(before)
     for name, rows in after.items():
@@ -172,8 +180,10 @@ def test_a_database_of_before_jobs_could_be_paused_keeps_every_row(third: Databa
         for old, new in zip(before[name], rows, strict=True):
             assert new | _hinted(old) == new, name
             assert {column: new[column] for column in new.keys() - old.keys()} == {
-                "jobs": {"forgiven": 0, "stop_now": False, "imported": False},
+                "jobs": {"forgiven": 0, "stop_now": False, "imported": False, **_OF_NO_KEY},
                 "attempts": {"resumed_batch": None, "resume": None, "resume_reason": None},
+                "datasets": {"owner": ""},
+                "api_keys": {"id": new.get("id"), **_MAY_DO_EVERYTHING},
             }.get(name, {})
     _assert_foreign_keys_hold(third)
     with third.write() as session:
@@ -186,10 +196,17 @@ def test_a_database_of_before_prediction_keeps_every_row(fourth: Database) -> No
     before = _stored(fourth)
     fourth.migrate()
     after = _stored(fourth)
-    assert [after.pop(name) for name in ("aliases", "parities")] == [[], []]
+    assert [after.pop(name) for name in _NEW] == [[]] * len(_NEW)
+    assert after.pop("labels") == _LABELS
     assert after.pop("alembic_version") != before.pop("alembic_version")
     for row in after["jobs"]:
         assert row.pop("imported") is False
+        assert {name: row.pop(name) for name in _OF_NO_KEY} == _OF_NO_KEY
+    for row in after["api_keys"]:
+        assert is_id(row.pop("id"))
+        assert {name: row.pop(name) for name in _MAY_DO_EVERYTHING} == _MAY_DO_EVERYTHING
+    for row in after["datasets"]:
+        assert row.pop("owner") == ""
     assert after == before
     assert all(after.values())
     _assert_foreign_keys_hold(fourth, "step_checkpoints")

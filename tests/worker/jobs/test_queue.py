@@ -25,11 +25,12 @@ from tests.worker.jobs.making import (
     progress,
     running,
 )
-from worker.jobs import control, queue, records, versions, workers
+from worker.jobs import control, listing, queue, records, submitting, versions, workers
 from worker.jobs.db import Database
 from worker.jobs.errors import NotFound, StaleAttempt
 from worker.jobs.failures import Failure
 from worker.jobs.ids import new_id
+from worker.jobs.listing import Filter
 from worker.jobs.spec import Dataset, Spec
 from worker.jobs.states import OWNED, SPENT, TERMINAL, Outcome, Phase, Status, Wish
 from worker.jobs.tables import Job, Worker
@@ -102,7 +103,7 @@ def test_ids_sort_by_creation() -> None:
 def test_a_queued_job_keeps_its_spec_whole(db: Database) -> None:
     spec = Spec(name="shoes ☃", labels={"team": "a"}, seed=2**63 - 1, epochs=7)
     before = datetime.now(UTC)
-    job = queue.enqueue(db, spec)
+    job = submitting.enqueue(db, spec)
     found = queue.get(db, job.id)
     assert Spec.model_validate(found.spec) == spec.model_copy(update={"dataset": Dataset(version=1)})
     assert (found.name, found.labels) == ("shoes ☃", {"team": "a"})
@@ -114,13 +115,13 @@ def test_a_queued_job_keeps_its_spec_whole(db: Database) -> None:
 
 
 def test_jobs_are_claimed_oldest_first(db: Database) -> None:
-    ids = [queue.enqueue(db, Spec()).id for _ in range(4)]
+    ids = [submitting.enqueue(db, Spec()).id for _ in range(4)]
     assert [claim(db).id for _ in ids] == ids
 
 
 def test_a_job_that_was_given_back_keeps_its_place(db: Database) -> None:
     for _ in range(3):
-        queue.enqueue(db, Spec())
+        submitting.enqueue(db, Spec())
     claimed = [claim(db) for _ in range(3)]
     for job in reversed(claimed):
         finish(db, job, Outcome.RELEASED)
@@ -180,14 +181,14 @@ def test_all_that_wait_get_cores_and_the_rest_waits_for_them(db: Database) -> No
 
 
 def test_a_job_whose_dataset_is_not_ready_takes_no_share(db: Database) -> None:
-    queue.enqueue(db, Spec())
-    queue.enqueue(db, Spec.model_validate({"dataset": {"name": "mnist"}}))
+    submitting.enqueue(db, Spec())
+    submitting.enqueue(db, Spec.model_validate({"dataset": {"name": "mnist"}}))
     assert _threads(db, cores=2, slots=2) == 2
 
 
 def test_threads_are_decided_once(db: Database) -> None:
-    queue.enqueue(db, Spec())
-    assert queue.get(db, queue.jobs(db)[0][0].id).threads is None
+    submitting.enqueue(db, Spec())
+    assert queue.get(db, listing.jobs(db)[0][0].id).threads is None
     job = queue.claim(db, "worker-1", LEASE_SECONDS, cores=4, slots=4)
     assert job is not None
     assert job.threads == 4
@@ -201,19 +202,19 @@ def test_threads_are_decided_once(db: Database) -> None:
 def test_threads_that_were_asked_for_are_given_as_far_as_there_are_cores(
     db: Database, threads: int, given: int
 ) -> None:
-    queue.enqueue(db, Spec(threads=threads))
+    submitting.enqueue(db, Spec(threads=threads))
     assert _threads(db, cores=4, slots=4) == given
 
 
 def test_a_job_keeps_its_threads_where_there_are_fewer_cores(db: Database) -> None:
-    job = queue.enqueue(db, Spec())
+    job = submitting.enqueue(db, Spec())
     assert _threads(db, cores=4, slots=4) == 4
     queue.finish(db, job.id, 1, Outcome.RELEASED, max_attempts=3)
     assert _threads(db, cores=2, slots=2) == 4
 
 
 def test_a_job_waits_for_its_cores_and_no_younger_one_overtakes_it(db: Database) -> None:
-    big, small = queue.enqueue(db, Spec(threads=3)), queue.enqueue(db, Spec(threads=1))
+    big, small = submitting.enqueue(db, Spec(threads=3)), submitting.enqueue(db, Spec(threads=1))
     before = everything(db)
     for cores in (0, 1, 2):
         assert _threads(db, cores=cores, slots=1, is_idle=False) is None
@@ -225,7 +226,7 @@ def test_a_job_waits_for_its_cores_and_no_younger_one_overtakes_it(db: Database)
 
 
 def test_a_pinned_job_waits_like_one_that_asked(db: Database) -> None:
-    queue.enqueue(db, Spec())
+    submitting.enqueue(db, Spec())
     job = queue.claim(db, "worker-1", LEASE_SECONDS, cores=4, slots=4)
     assert job is not None
     finish(db, job, Outcome.RELEASED)
@@ -235,14 +236,14 @@ def test_a_pinned_job_waits_like_one_that_asked(db: Database) -> None:
 
 def test_a_job_of_another_time_gets_its_threads_too(db: Database) -> None:
     """Its stored spec has none of the fields that came later."""
-    job = queue.enqueue(db, Spec())
+    job = submitting.enqueue(db, Spec())
     with db.write() as session:
         session.get_one(Job, job.id).spec = {"epochs": 5}
     assert _threads(db, cores=2, slots=2) == 2
 
 
 def test_a_claim_says_who_owns_the_job_and_until_when(db: Database) -> None:
-    queue.enqueue(db, Spec())
+    submitting.enqueue(db, Spec())
     assert queue.has_waiting(db)
     before = datetime.now(UTC)
     job = claim(db, "worker-1", 60)
@@ -347,20 +348,20 @@ def test_a_long_message_is_cut_in_the_history_only(db: Database) -> None:
 @pytest.mark.parametrize("outcome", SPENT)
 @pytest.mark.parametrize("max_attempts", [1, 3])
 def test_a_job_whose_attempts_are_spent_has_failed(db: Database, outcome: Outcome, max_attempts: int) -> None:
-    queue.enqueue(db, Spec())
+    submitting.enqueue(db, Spec())
     statuses = [finish(db, claim(db), outcome, max_attempts=max_attempts) for _ in range(max_attempts)]
     assert statuses == [Status.QUEUED] * (max_attempts - 1) + [Status.FAILED]
     assert queue.claim(db, "worker-1", LEASE_SECONDS) is None
 
 
 def test_different_ways_to_die_count_together(db: Database) -> None:
-    queue.enqueue(db, Spec())
+    submitting.enqueue(db, Spec())
     statuses = [finish(db, claim(db), outcome, max_attempts=len(SPENT)) for outcome in SPENT]
     assert statuses == [Status.QUEUED] * (len(SPENT) - 1) + [Status.FAILED]
 
 
 def test_an_attempt_that_was_given_back_costs_nothing(db: Database) -> None:
-    queue.enqueue(db, Spec())
+    submitting.enqueue(db, Spec())
     for _ in range(5):
         assert finish(db, claim(db), Outcome.RELEASED, max_attempts=1) is Status.QUEUED
     assert finish(db, claim(db), Outcome.KILLED, max_attempts=2) is Status.QUEUED
@@ -369,7 +370,7 @@ def test_an_attempt_that_was_given_back_costs_nothing(db: Database) -> None:
 
 
 def test_an_attempt_that_was_given_back_never_fails_its_job(db: Database) -> None:
-    queue.enqueue(db, Spec())
+    submitting.enqueue(db, Spec())
     for _ in range(2):
         finish(db, claim(db), Outcome.KILLED, max_attempts=3)
     # Between two starts of the worker EPOCHD_MAX_ATTEMPTS was lowered.
@@ -559,7 +560,7 @@ def test_a_cancel_that_meets_the_end_of_an_attempt_is_never_lost(db: Database) -
 
 @pytest.mark.parametrize("job_id", ["", "0" * 24, "nothing", "\0", "a\0b", "'; --", "é" * 5000])
 def test_an_id_that_no_job_has_is_not_found(db: Database, job_id: str) -> None:
-    queue.enqueue(db, Spec())
+    submitting.enqueue(db, Spec())
     with pytest.raises(NotFound):
         queue.get(db, job_id)
     with pytest.raises(NotFound):
@@ -587,15 +588,15 @@ def test_the_history_tells_every_status_in_order(db: Database) -> None:
 
 def test_jobs_are_listed_newest_first_and_by_status(db: Database) -> None:
     ids = [job_with_status(db, status).id for status in (Status.SUCCEEDED, Status.RUNNING, Status.QUEUED)]
-    assert [job.id for job in queue.jobs(db)[0]] == ids[::-1]
-    assert [job.id for job in queue.jobs(db, status=Status.RUNNING)[0]] == [ids[1]]
-    assert queue.jobs(db, status=Status.FAILED) == ([], False)
+    assert [job.id for job in listing.jobs(db)[0]] == ids[::-1]
+    assert [job.id for job in listing.jobs(db, Filter(Status.RUNNING))[0]] == [ids[1]]
+    assert listing.jobs(db, Filter(Status.FAILED)) == ([], False)
 
 
 @pytest.mark.parametrize(("limit", "has_more"), [(1, True), (2, True), (3, False), (4, False)])
 def test_a_page_says_whether_there_are_more(db: Database, limit: int, has_more: bool) -> None:
     ids = _queue_many(db, 3)
-    found, more = queue.jobs(db, limit=limit)
+    found, more = listing.jobs(db, limit=limit)
     assert ([job.id for job in found], more) == (ids[::-1][:limit], has_more)
 
 
@@ -610,11 +611,11 @@ def test_a_page_says_whether_there_are_more(db: Database, limit: int, has_more: 
 def test_pages_neither_skip_nor_repeat_while_jobs_arrive(db: Database, limit: int, arrivals: list[int]) -> None:
     empty(db)
     _queue_many(db, 4)
-    there = [job.id for job in queue.jobs(db, limit=1000)[0]]
+    there = [job.id for job in listing.jobs(db, limit=1000)[0]]
     seen: list[str] = []
     after: str | None = None
     for arriving in [*arrivals, *[1] * len(there)]:
-        page, has_more = queue.jobs(db, after=after, limit=limit)
+        page, has_more = listing.jobs(db, after=after, limit=limit)
         seen += [job.id for job in page]
         if not has_more:
             break

@@ -22,7 +22,7 @@ from tests.worker.jobs.making import (
     saved,
     saved_steps,
 )
-from worker.jobs import queue, records, workers
+from worker.jobs import queue, records, submitting, workers
 from worker.jobs.db import Database
 from worker.jobs.errors import NotFound, NotReady, StaleAttempt
 from worker.jobs.records import Resumed
@@ -75,7 +75,7 @@ def test_an_attempt_that_lost_its_job_can_write_nothing(db: Database) -> None:
 
 
 def test_an_attempt_that_does_not_exist_can_write_nothing(db: Database) -> None:
-    job, other = running(db), queue.enqueue(db, Spec())
+    job, other = running(db), submitting.enqueue(db, Spec())
     for job_id, attempt in ((job.id, 0), (job.id, 2), (other.id, 0), ("0" * 24, 1)):
         _assert_refused(db, job_id, attempt)
 

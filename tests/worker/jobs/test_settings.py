@@ -46,6 +46,19 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         "slots": "4",
         "allow_download": "false",
         "system_datasets_dir": "/datasets",
+        "secrets_dir": "/secrets",
+        "allowed_hosts": "shoes.example, other.example",
+        "cors_origins": "https://shoes.example",
+        "max_json_bytes": "1500",
+        "header_seconds": "5.5",
+        "body_seconds": "6.5",
+        "send_seconds": "7.5",
+        "max_requests": "8",
+        "max_streams": "9",
+        "max_queued_jobs": "10",
+        "max_queued_jobs_per_key": "11",
+        "webhooks": "true",
+        "webhook_secret": KEY,
         "predictor_bytes": "4000",
         "predictor_device": "cpu",
         "max_pixels": "1000",
@@ -59,7 +72,11 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
     settings = Settings()
     assert settings.api_key is not None
     assert settings.api_key.get_secret_value() == KEY
-    read = settings.model_dump(mode="json") | {"api_key": KEY}
+    assert settings.allowed_hosts == ("shoes.example", "other.example")
+    assert settings.webhook_secret is not None
+    assert settings.webhook_secret.get_secret_value() == KEY
+    lists = {name: given[name] for name in ("allowed_hosts", "cors_origins")}
+    read = settings.model_dump(mode="json") | {"api_key": KEY, "webhook_secret": KEY} | lists
     assert {name: str(value).lower() for name, value in read.items()} == {
         name: value.lower() for name, value in given.items()
     }

@@ -15,8 +15,9 @@ from pydantic import ValidationError
 from worker.jobs.errors import SpecRefused
 from worker.jobs.spec import MLP, TORCHVISION, ActivationName, Metric, Part, Spec, fitting
 
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "name": None,
+    "priority": 0,
     "labels": {},
     "dataset": {"name": "fashion-mnist", "version": None},
     "normalization": "none",
@@ -48,6 +49,7 @@ DEFAULTS = {
     "device": "auto",
     "threads": None,
     "memory_limit_mb": None,
+    "webhooks": [],
 }
 BEFORE_THE_ENGINE = {
     "name": None,
@@ -116,6 +118,8 @@ PLACES: dict[str, tuple[str, Body]] = {
     "EMA": ("ema", {"ema": {}}),
     "EarlyStopping": ("early_stopping", {"early_stopping": {}}),
     "Checkpoints": ("checkpoints", {"checkpoints": {}}),
+    "Webhook": ("webhooks.0", {"webhooks": [{"url": "https://hooks.example.com/"}]}),
+    "Threshold": ("webhooks.0.metric", {"webhooks": [{"url": "https://a.b/", "metric": {"name": "test_loss"}}]}),
     "Linear": ("model.layers.0", layers(choice("linear"))),
     "Conv2d": ("model.layers.0", layers(choice("conv2d"))),
     "BatchNorm": ("model.layers.0", layers(choice("batch_norm"))),
@@ -169,9 +173,11 @@ METRIC = one_of(*get_args(Metric))
 CLASS_WEIGHTS = list_of(
     [None, "balanced", [1e-9, 1e6], [1] * 10_000], [[0.0], [-1.0], [1_000_000.1], [math.nan], "even"]
 )
+THRESHOLD = ([-1e9, 0, 0.5, 1e9], [-1.1e9, 1.1e9, math.nan, math.inf, "0.1", True, [0.1], {}])  # null: only one may be
 KERNEL = whole(1, 1024)
 FIELDS: dict[str, Values] = {
     "Spec.name": (["a", "a" * 100, None], ["", "a" * 101, 1]),
+    "Spec.priority": whole(-100, 100),
     "Spec.labels": (
         [{}, {"a": "b"}, {"k" * 100: "v" * 100}, {str(each): "x" for each in range(32)}],
         [{str(each): "x" for each in range(33)}, {"k" * 101: "v"}, {"k": "v" * 101}, {"": "v"}, {"k": ""}, {"k": 1}],
@@ -258,6 +264,11 @@ FIELDS: dict[str, Values] = {
     "Checkpoints.keep": one_of("all", "best", "last", "every"),
     "Checkpoints.every": whole(1, 100_000),
     "Checkpoints.best_by": one_of(*get_args(Metric), also=(None,)),
+    "Webhook.url": (["https://a.b/", "h" * 2000], ["", "h" * 2001, "https://a.b/\0", "https://a.b/\n", 1, None]),
+    "Webhook.events": list_of([["job.failed"], ["job.succeeded"] * 4], [["job.failed"] * 5, ["job.began"], None]),
+    "Webhook.metric": ([None], [1, "test_loss", True, []]),
+    "Threshold.above": THRESHOLD,
+    "Threshold.below": THRESHOLD,
     "Linear.features": whole(1, 65_536, None),
     "Linear.bias": truth(),
     "Conv2d.channels": whole(1, 65_536),

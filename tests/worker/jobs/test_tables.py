@@ -16,11 +16,12 @@ from tests.worker.jobs.making import (
     saved,
     saved_steps,
 )
-from worker.jobs import queue, records
+from worker.jobs import queue, records, submitting
 from worker.jobs.db import Database, now
+from worker.jobs.ids import new_id
 from worker.jobs.spec import Spec
 from worker.jobs.states import EventKind, Outcome, Phase, Resume, Status
-from worker.jobs.tables import Alias, Job, ParityRow
+from worker.jobs.tables import Alias, Delivery, Job, Label, ParityRow
 
 _TIME = "'2026-01-01 00:00:00.000000'"
 VIOLATIONS = {
@@ -54,8 +55,15 @@ VIOLATIONS = {
     ],
     "attempts_resume_known": ["UPDATE attempts SET resume = 'nearly'"],
     "aliases_previous_whole": [
-        f"INSERT INTO aliases SELECT 'a', id, 1, 1, id, NULL, {_TIME}, {_TIME} FROM jobs",
-        f"INSERT INTO aliases SELECT 'a', id, 1, 1, NULL, 1, {_TIME}, {_TIME} FROM jobs",
+        f"INSERT INTO aliases SELECT '', 'a', id, 1, 1, id, NULL, {_TIME}, {_TIME} FROM jobs",
+        f"INSERT INTO aliases SELECT '', 'a', id, 1, 1, NULL, 1, {_TIME}, {_TIME} FROM jobs",
+    ],
+    "deliveries_status_known": [
+        f"INSERT INTO deliveries SELECT 'a', id, 0, 'x', '{{}}', {_TIME}, 'lost', 0, NULL, NULL, NULL FROM jobs"
+    ],
+    "deliveries_next_at_iff_pending": [
+        f"INSERT INTO deliveries SELECT 'a', id, 0, 'x', '{{}}', {_TIME}, 'pending', 0, NULL, NULL, NULL FROM jobs",
+        f"INSERT INTO deliveries SELECT 'a', id, 0, 'x', '{{}}', {_TIME}, 'given_up', 0, {_TIME}, NULL, NULL FROM jobs",
     ],
     "parities_contents_or_error": [
         f"INSERT INTO parities SELECT id, 1, 'ab', {_TIME}, NULL, NULL FROM jobs",
@@ -67,11 +75,14 @@ VIOLATIONS = {
 }
 
 
-_OF_A_JOB = ("attempts", "transitions", "epochs", "checkpoints", "step_checkpoints", "events", "reports", "parities")
+_OF_A_JOB = (
+    *("attempts", "transitions", "epochs", "checkpoints", "step_checkpoints", "events", "reports", "parities"),
+    *("labels", "deliveries"),
+)
 
 
 def _queued_job_with_an_attempt(db: Database) -> str:
-    job = queue.enqueue(db, Spec())
+    job = submitting.enqueue(db, Spec())
     with db.write() as session:
         session.execute(
             text(
@@ -88,6 +99,10 @@ def _leave_everything(db: Database, job: Job) -> None:
     records.record_steps(db, job.id, job.attempt, saved_steps(2))
     records.record_event(db, job.id, job.attempt, 1, EventKind.MICRO_BATCH, "It did not fit.")
     with db.write() as session:
+        session.add(Label(job_id=job.id, key="team", value="a"))
+        at = now(session)
+        told = Delivery(id=new_id(), job_id=job.id, hook=0, event="x", payload={}, created_at=at, next_at=at)
+        session.add(told)
         session.add(ParityRow(job_id=job.id, epoch=1, sha256="ab", made_at=now(session), error="It was not."))
 
 

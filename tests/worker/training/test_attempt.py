@@ -20,7 +20,7 @@ from tests.worker.jobs.making import make_ready
 from worker.datasets.arrays import Writer
 from worker.datasets.looks import Looks, summarise
 from worker.datasets.opening import CARD
-from worker.jobs import queue, records, versions
+from worker.jobs import queue, records, submitting, versions
 from worker.jobs.db import Database
 from worker.jobs.leftovers import checkpoints_folder
 from worker.jobs.processes import EXIT_DONE, EXIT_STALE, EXIT_STOPPED, Stopped
@@ -87,7 +87,7 @@ def stop_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_attempt_trains_records_and_settles_its_job(settings: Settings, db: Database, run: Run) -> None:
     prepared = ready_tiny(db, settings.data_dir)
-    queue.enqueue(db, SPEC)
+    submitting.enqueue(db, SPEC)
     code, job = run()
     assert (code, job.status) == (EXIT_DONE, Status.SUCCEEDED)
     assert [row.epoch for row in records.epochs(db, job.id)] == [1, 2, 3, 4]
@@ -111,7 +111,7 @@ def test_checkpoints_say_what_the_training_pictures_look_like_and_that_changes_n
     found = []
     for summarised in (summarise, lambda _: Looks(is_grey=True, directions=[])):
         monkeypatch.setattr("worker.training.attempt.summarise", summarised)
-        queue.enqueue(db, SPEC)
+        submitting.enqueue(db, SPEC)
         _, job = run()
         row = records.checkpoint(db, job.id, "last").row
         metadata = checkpoints.load(settings.data_dir / row.path, row.sha256).metadata
@@ -127,7 +127,7 @@ def test_the_same_spec_twice_gives_the_same_bits_and_another_seed_others(
     ready_tiny(db, settings.data_dir)
     found = []
     for seed in (0, 0, 1):
-        queue.enqueue(db, SPEC.model_copy(update={"seed": seed}))
+        submitting.enqueue(db, SPEC.model_copy(update={"seed": seed}))
         found.append(weights(settings, db, run()[1].id))
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
     assert not torch.equal(found[0]["1.weight"], found[2]["1.weight"])
@@ -138,10 +138,10 @@ def test_a_stopped_attempt_goes_on_from_its_last_checkpoint_to_the_same_bits(
     settings: Settings, db: Database, run: Run, monkeypatch: pytest.MonkeyPatch, batches: int
 ) -> None:
     ready_tiny(db, settings.data_dir)
-    queue.enqueue(db, SPEC)
+    submitting.enqueue(db, SPEC)
     _, whole = run()
 
-    queue.enqueue(db, SPEC)
+    submitting.enqueue(db, SPEC)
     with monkeypatch.context() as patch:
         stop_after(batches - 1, patch)
         code, job = run()
@@ -188,9 +188,9 @@ def test_an_attempt_that_is_asked_to_stop_saves_inside_the_epoch(
     settings: Settings, db: Database, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ready_tiny(db, settings.data_dir)
-    queue.enqueue(db, SPEC)
+    submitting.enqueue(db, SPEC)
     _, whole = run()
-    queue.enqueue(db, SPEC)
+    submitting.enqueue(db, SPEC)
     for batches in (3, 4, 9):  # twice in epoch 1; 8 batches of training and 1 of the test
         with monkeypatch.context() as patch:
             ask_to_stop_after(batches, patch)
@@ -218,7 +218,7 @@ def test_a_training_on_something_else_says_that_it_is_no_longer_the_same(
     settings: Settings, db: Database, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ready_tiny(db, settings.data_dir)
-    queue.enqueue(db, SPEC)
+    submitting.enqueue(db, SPEC)
     with monkeypatch.context() as patch:
         ask_to_stop_after(12, patch)
         _, job = run()
@@ -240,7 +240,7 @@ def test_a_long_epoch_is_saved_inside_from_time_to_time(
     settings: Settings, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ready_tiny(db, settings.data_dir)
-    queue.enqueue(db, SPEC.model_copy(update={"epochs": 1}))
+    submitting.enqueue(db, SPEC.model_copy(update={"epochs": 1}))
     job = queue.claim(db, "worker", 30)
     assert job is not None
     saved = []
@@ -262,7 +262,7 @@ def test_a_corrupt_checkpoint_inside_an_epoch_costs_that_part_of_it(
     settings: Settings, db: Database, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ready_tiny(db, settings.data_dir)
-    queue.enqueue(db, SPEC)
+    submitting.enqueue(db, SPEC)
     with monkeypatch.context() as patch:
         ask_to_stop_after(9 + 3, patch)
         _, job = run()
@@ -284,7 +284,7 @@ def test_what_an_attempt_that_was_killed_has_left_is_removed_by_the_next(
     settings: Settings, db: Database, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ready_tiny(db, settings.data_dir)
-    queue.enqueue(db, SPEC)
+    submitting.enqueue(db, SPEC)
     with monkeypatch.context() as patch:
         stop_after(9 + 3, patch)
         _, job = run()
@@ -301,7 +301,7 @@ def test_what_an_attempt_that_was_killed_has_left_is_removed_by_the_next(
 
 def test_a_disk_that_gets_full_fails_the_job_and_keeps_what_it_has(settings: Settings, db: Database) -> None:
     ready_tiny(db, settings.data_dir)
-    queue.enqueue(db, SPEC)
+    submitting.enqueue(db, SPEC)
     job = queue.claim(db, "worker", 30)
     assert job is not None
     free = iter([2**40] * 4 + [300 * 2**20] * 100)  # two checkpoints of two files fit
@@ -325,7 +325,7 @@ def test_a_database_that_stays_away_is_not_the_jobs_fault(
         raise OperationalError("COMMIT", {}, Exception("the server closed the connection"))
 
     ready_tiny(db, settings.data_dir)
-    queue.enqueue(db, SPEC)
+    submitting.enqueue(db, SPEC)
     monkeypatch.setattr(worker.jobs.db, "_INSIST_SECONDS", 0)
     monkeypatch.setattr(records, "record_epoch", away)
     code, job = run()
@@ -339,7 +339,7 @@ def test_a_system_call_that_finds_the_disk_full_is_told_likewise(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     ready_tiny(db, settings.data_dir)
-    queue.enqueue(db, SPEC)
+    submitting.enqueue(db, SPEC)
     monkeypatch.setattr(os, "fsync", full)
     _, job = run()
     assert (job.status, error_of(job)["code"]) == (Status.FAILED, "disk_full")
@@ -350,7 +350,7 @@ def test_a_corrupt_last_checkpoint_costs_one_epoch(
     settings: Settings, db: Database, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ready_tiny(db, settings.data_dir)
-    queue.enqueue(db, SPEC)
+    submitting.enqueue(db, SPEC)
     with monkeypatch.context() as patch:
         stop_after(9 + 9 + 3, patch)
         _, job = run()
@@ -367,7 +367,7 @@ def test_a_corrupt_last_checkpoint_costs_one_epoch(
 def test_a_dataset_whose_files_are_gone_fails_the_job(settings: Settings, db: Database, run: Run) -> None:
     ready_tiny(db, settings.data_dir)
     shutil.rmtree(settings.data_dir / "datasets")
-    queue.enqueue(db, SPEC)
+    submitting.enqueue(db, SPEC)
     _, job = run()
     assert (job.status, error_of(job)["code"]) == (Status.FAILED, "dataset_missing")
     assert error_of(job)["phase"] == "preparing"
@@ -384,7 +384,7 @@ def test_a_job_does_not_go_on_with_other_pictures(
     settings: Settings, db: Database, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ready_tiny(db, settings.data_dir)
-    queue.enqueue(db, SPEC)
+    submitting.enqueue(db, SPEC)
     with monkeypatch.context() as patch:
         stop_after(9 + 3, patch)
         _, job = run()
@@ -417,7 +417,7 @@ def test_a_regression_learns_numbers_and_is_measured_by_distances(settings: Sett
     spec = Spec.model_validate(
         {"loss": {"name": "mse"}, "model": {"hidden": []}, "epochs": 12, "dataset": {"version": 1}}
     )
-    queue.enqueue(db, spec)
+    submitting.enqueue(db, spec)
     _, job = run()
     assert job.status == Status.SUCCEEDED, job.error
     first, *_, last = records.epochs(db, job.id)
@@ -435,7 +435,7 @@ def test_a_regression_learns_numbers_and_is_measured_by_distances(settings: Sett
 
 def test_an_absent_gpu_fails_the_job(settings: Settings, db: Database, run: Run) -> None:
     ready_tiny(db, settings.data_dir)
-    queue.enqueue(db, SPEC.model_copy(update={"device": "cuda:99"}))
+    submitting.enqueue(db, SPEC.model_copy(update={"device": "cuda:99"}))
     _, job = run()
     assert (job.status, error_of(job)["code"]) == (Status.FAILED, "device_unavailable")
 
@@ -445,7 +445,7 @@ def test_an_unexpected_error_keeps_its_traceback_for_the_log_and_a_sentence_for_
 ) -> None:
     ready_tiny(db, settings.data_dir)
     monkeypatch.setattr(engine, "test_loop", lambda *_: 1 / 0)
-    queue.enqueue(db, SPEC)
+    submitting.enqueue(db, SPEC)
     _, job = run()
     assert job.status == Status.FAILED
     assert error_of(job)["code"] == "internal"
@@ -458,7 +458,7 @@ def test_an_attempt_that_lost_its_job_leaves_and_writes_nothing_more(
     settings: Settings, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ready_tiny(db, settings.data_dir)
-    job_id = queue.enqueue(db, SPEC).id
+    job_id = submitting.enqueue(db, SPEC).id
     assert queue.claim(db, "frozen", 30) is not None
     real = records.record_epoch
 
@@ -475,7 +475,7 @@ def test_an_attempt_that_lost_its_job_leaves_and_writes_nothing_more(
 
 
 def submit(db: Database, **fields: Any) -> str:
-    return queue.enqueue(db, Spec.model_validate({"model": {"hidden": [16]}} | fields)).id
+    return submitting.enqueue(db, Spec.model_validate({"model": {"hidden": [16]}} | fields)).id
 
 
 def files_of(settings: Settings, job_id: str) -> list[str]:

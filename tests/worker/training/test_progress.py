@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from worker.jobs import queue, records
+from worker.jobs import queue, records, submitting
 from worker.jobs.db import Database
 from worker.jobs.errors import StaleAttempt
 from worker.jobs.processes import Stopped
@@ -90,7 +90,7 @@ def test_sigterm_stops_between_two_batches(reporter: Reporter, written: list[Pro
 def owned(tmp_path: Path) -> Iterator[tuple[Database, str]]:
     db = Database(Settings(data_dir=tmp_path).resolved_database_url)
     db.migrate()
-    job_id = queue.enqueue(db, Spec()).id
+    job_id = submitting.enqueue(db, Spec()).id
     queue.claim(db, "worker", 30)
     yield db, job_id
     db.close()

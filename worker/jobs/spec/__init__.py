@@ -28,6 +28,7 @@ from .training import (
     Schedule,
     StepDecay,
 )
+from .webhooks import Threshold, Webhook
 
 __all__ = [
     "CNN",
@@ -67,5 +68,7 @@ __all__ = [
     "Spec",
     "StepDecay",
     "Text",
+    "Threshold",
     "Torchvision",
+    "Webhook",
 ]

@@ -19,6 +19,7 @@ from .training import (
     Optimizer,
     Schedule,
 )
+from .webhooks import Webhook
 
 
 class Dataset(Part):
@@ -32,6 +33,9 @@ class Spec(Part):
     """What to train, on what, and how."""
 
     name: Text | None = Field(None, description="A name for people; need not be unique")
+    priority: int = Field(
+        0, ge=-100, le=100, description="Among your own jobs: the highest is trained first, of equals the oldest"
+    )
     labels: dict[Text, Text] = Field(
         default_factory=dict, max_length=32, description="Your own key-value pairs, kept with the job"
     )
@@ -86,6 +90,9 @@ class Spec(Part):
         le=2**24,
         description="Most memory that the training may take, in MiB (of the GPU, where it runs on one). What does not "
         "fit goes through the network in smaller parts",
+    )
+    webhooks: list[Webhook] = Field(
+        [], max_length=5, description="Who is told how the job ends; only where the service sends webhooks"
     )
 
     @model_validator(mode="after")

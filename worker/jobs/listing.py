@@ -1,0 +1,51 @@
+"""Lists of jobs: newest first, in pages that neither skip nor repeat while jobs arrive."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Final, NamedTuple
+
+from sqlalchemy import select
+from sqlmodel import col
+
+from .db import Database
+from .ids import id_of
+from .owners import EVERYBODY, Caller, visible
+from .states import Status
+from .tables import Job, Label
+
+_CLOCKS: Final = timedelta(days=1)  # between that of who makes ids and that of who stores them
+
+
+class Filter(NamedTuple):
+    status: Status | None = None
+    labels: tuple[tuple[str, str], ...] = ()  # all of them
+    created_after: datetime | None = None
+
+
+EVERY: Final = Filter()
+
+
+def jobs(
+    db: Database,
+    wanted: Filter = EVERY,
+    *,
+    after: str | None = None,
+    limit: int = 20,
+    caller: Caller = EVERYBODY,
+) -> tuple[list[Job], bool]:
+    """Up to `limit` jobs, newest first, from behind the job `after`; and whether there are more."""
+    query = select(Job).where(visible(Job.owner, caller)).order_by(col(Job.id).desc()).limit(limit + 1)
+    if wanted.status is not None:
+        query = query.where(col(Job.status) == wanted.status)
+    for key, value in wanted.labels:
+        query = query.where(
+            col(Job.id).in_(select(col(Label.job_id)).where(col(Label.key) == key, col(Label.value) == value))
+        )
+    if (since := wanted.created_after) is not None:
+        # Ids begin with the time: nothing older than that has to be looked at.
+        earliest = max(since.astimezone(UTC) - _CLOCKS, datetime.fromtimestamp(0, UTC))
+        query = query.where(col(Job.created_at) > since, col(Job.id) > id_of(earliest))
+    if after is not None:
+        query = query.where(col(Job.id) < after)
+    with db.read() as session:
+        found = list(session.execute(query).scalars())
+    return found[:limit], len(found) > limit
