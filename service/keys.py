@@ -73,11 +73,16 @@ def show_all(as_json: Json = False) -> None:
         typer.echo(json.dumps(rows))
         return
     columns = ("id", "prefix", "name", "scopes", "created_at", "expires_at", "state")
+    lines = [[" ".join(row[name]) if name == "scopes" else str(row[name] or "") for name in columns] for row in rows]
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        for line in lines:
+            typer.echo("\t".join(line))
+        return
     table = Table(*columns, box=None)
-    for row in rows:
-        table.add_row(*(" ".join(row[name]) if name == "scopes" else str(row[name] or "") for name in columns))
-    console = Console()
-    console.print(table, width=None if console.is_terminal else 200)
+    for line in lines:
+        table.add_row(*line)
+    console.print(table)
 
 
 @app.command()

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
+import structlog
 from fastapi import Depends, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from worker.jobs.db import Database
@@ -42,6 +43,7 @@ from .routes import (
 from .webhooks import Sender, deliver
 from .yielding import give_way
 
+_log = structlog.get_logger()
 _DESCRIPTION = "Turns *train this network on these pictures* into HTTP."
 
 
@@ -61,6 +63,8 @@ def create_app(settings: Settings) -> FastAPI:
         if settings.webhooks and settings.webhook_secret is not None:
             sender = Sender(settings.webhook_secret.get_secret_value())
             background.append(asyncio.create_task(deliver(db, sender)))
+        if keys.is_open:
+            _log.warning("open_to_this_machine", hint="`epochd keys create` makes a key, and closes it to who has none")
         gc.collect()
         gc.freeze()  # going through all that start-up has left takes 80 ms each time, in which nobody is answered
         yield

@@ -15,6 +15,9 @@ from .tables import Job, Label
 _CLOCKS: Final = timedelta(days=1)  # between that of who makes ids and that of who stores them
 
 
+_EARLIEST, _LATEST = datetime(1971, 1, 1, tzinfo=UTC), datetime(2500, 1, 1, tzinfo=UTC)
+
+
 class Filter(NamedTuple):
     status: Status | None = None
     labels: tuple[tuple[str, str], ...] = ()  # all of them
@@ -42,8 +45,8 @@ def jobs(
         )
     if (since := wanted.created_after) is not None:
         # Ids begin with the time: nothing older than that has to be looked at.
-        earliest = max(since.astimezone(UTC) - _CLOCKS, datetime.fromtimestamp(0, UTC))
-        query = query.where(col(Job.created_at) > since, col(Job.id) > id_of(earliest))
+        since = min(max(since, _EARLIEST), _LATEST)  # what lies beyond has no name in UTC, or in ids
+        query = query.where(col(Job.created_at) > since, col(Job.id) > id_of(since - _CLOCKS))
     if after is not None:
         query = query.where(col(Job.id) < after)
     with db.read() as session:
