@@ -1,12 +1,13 @@
 """Jobs: submit, list, look."""
 
 import asyncio
+import re
 from contextlib import suppress
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, Field
 from worker.jobs import datasets, listing, submitting
 from worker.jobs.db import Database
 from worker.jobs.errors import (
@@ -57,6 +58,16 @@ IdempotencyKey = Annotated[
 ]
 
 
+def _rfc_3339(text: object) -> object:
+    """Pydantic takes more for a time: a number is one since 1970."""
+    if isinstance(text, str) and not re.match(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d", text):
+        raise ValueError("should be a time as of RFC 3339, such as 2026-01-31T12:00:00Z")
+    return text
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_rfc_3339)]
+
+
 def _label(name: str) -> str:
     if not name.startswith(_LABEL) or name == _LABEL:
         raise ValueError("There is no such parameter; a label is asked for as `label.<key>=<value>`")
@@ -69,7 +80,7 @@ class ListQuery(BaseModel, extra="allow"):
     __pydantic_extra__: dict[Annotated[str, AfterValidator(_label)], str]
 
     status: Status | None = Field(None, description="Only jobs of this status")
-    created_after: AwareDatetime | None = Field(None, description="Only jobs made later than this (RFC 3339)")
+    created_after: Moment | None = Field(None, description="Only jobs made later than this (RFC 3339)")
     after: Annotated[str, Field(pattern=r"^[0-9a-f]{24}$")] | None = Field(
         None, description="`next_cursor` of the page before"
     )

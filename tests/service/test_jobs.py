@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from tests.service.conftest import Serve
 from tests.worker.jobs.making import claim, finish, job_with_status, progress, record, running
 from tests.worker.jobs.test_spec import BEFORE_THE_ENGINE, DEFAULTS
 from worker.jobs import queue, records
@@ -251,3 +252,67 @@ def test_what_has_ended_is_not_cancelled(client: TestClient, db: Database, statu
     answer = client.post(f"/jobs/{job.id}/cancel")
     assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
     assert queue.get(db, job.id).status == status
+
+
+def test_the_same_request_twice_is_answered_with_the_same_job(client: TestClient) -> None:
+    headers = {"Idempotency-Key": "shoes-1"}
+    first = client.post("/jobs", json={"epochs": 3}, headers=headers)
+    again = client.post("/jobs", content='{ "epochs":3 }', headers=headers | JSON)
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert again.headers["Location"] == first.headers["Location"]
+    assert len(client.get("/jobs").json()["data"]) == 1
+    other = client.post("/jobs", json={"epochs": 4}, headers=headers)
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "a b", "é", f"epochd_{'x' * 43}"])
+def test_an_idempotency_key_is_short_plain_and_no_secret(client: TestClient, key: str) -> None:
+    answer = client.post("/jobs", json={}, headers={b"Idempotency-Key": key.encode()})
+    assert answer.status_code in (400, 422)
+    assert client.get("/jobs").json()["data"] == []
+
+
+def test_a_dry_run_uses_no_idempotency_key(client: TestClient) -> None:
+    client.post("/jobs?dry_run=true", json={"epochs": 2}, headers={"Idempotency-Key": "a"})
+    assert client.post("/jobs", json={"epochs": 3}, headers={"Idempotency-Key": "a"}).status_code == 201
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_again(serve: Serve) -> None:
+    client = serve(max_queued_jobs_per_key=2)
+    for _ in range(2):
+        submit(client)
+    answer = client.post("/jobs", json={})
+    assert (answer.status_code, answer.json()["code"]) == (429, "too_many_jobs")
+    assert int(answer.headers["Retry-After"]) > 0
+
+
+def test_a_queued_job_is_told_its_place(client: TestClient) -> None:
+    first, second = submit(client), submit(client)
+    assert (first["queue"]["position"], first["queue"]["ahead"]) == (1, 0)
+    assert (second["queue"]["position"], second["queue"]["ahead"]) == (2, 1)
+    assert second["queue"]["reason"] == "1 job begins before it."
+    sooner = submit(client, priority=5)
+    assert (sooner["priority"], sooner["queue"]["position"]) == (5, 1)
+    assert client.get(f"/jobs/{second['id']}").json()["queue"]["position"] == 3
+
+
+def test_jobs_are_found_by_labels_and_time(client: TestClient) -> None:
+    red = submit(client, labels={"team": "red", "size": "l"})["id"]
+    blue = submit(client, labels={"team": "blue", "size": "l"})
+    for query, ids in (
+        ("label.team=red", [red]),
+        ("label.size=l", [blue["id"], red]),
+        ("label.size=l&label.team=blue", [blue["id"]]),
+        ("label.size=m", []),
+        ("created_after=2020-01-01T00:00:00Z", [blue["id"], red]),
+        (f"created_after={blue['created_at']}", []),
+    ):
+        assert [each["id"] for each in client.get(f"/jobs?{query}").json()["data"]] == ids, query
+
+
+@pytest.mark.parametrize(
+    "query", ["label.=a", "labels.team=a", "label=a", "created_after=yesterday", "created_after=1"]
+)
+def test_what_cannot_be_asked_for_is_refused(client: TestClient, query: str) -> None:
+    answer = client.get(f"/jobs?{query}")
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, f"?{query.partition('=')[0]}")

@@ -31,7 +31,8 @@ def test_without_a_key_every_request_is_a_job(db: Database) -> None:
 
 def test_the_same_key_for_another_spec_is_refused(db: Database) -> None:
     submit(db, "key", epochs=3)
-    for other in ({"epochs": 4}, {}, {"epochs": 3, "seed": 0}):
+    others: list[dict[str, Any]] = [{"epochs": 4}, {}, {"epochs": 3, "seed": 0}]
+    for other in others:
         with pytest.raises(IdempotencyMismatch):
             submit(db, "key", **other)
     assert len(listing.jobs(db)[0]) == 1
