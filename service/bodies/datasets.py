@@ -8,7 +8,7 @@ from worker.jobs import versions
 from worker.jobs.built_in import BUILT_IN
 from worker.jobs.card import Card, Task
 from worker.jobs.failures import Failure
-from worker.jobs.tables import Dataset
+from worker.jobs.tables import HOUSE, Dataset
 
 
 class PreparingBody(BaseModel):
@@ -19,6 +19,7 @@ class PreparingBody(BaseModel):
 
 class DatasetSummary(BaseModel):
     name: str
+    owner: str = Field("", description="The id of the key whose it is; empty: it is built in, or belongs to no key")
     version: int | None = Field(description="From 1; null for a built-in dataset that nobody has asked for yet")
     built_in: bool
     description: str | None = Field(description="Of a built-in dataset")
@@ -46,6 +47,7 @@ class DatasetSummary(BaseModel):
         return cls.model_validate(
             {
                 "name": dataset.name,
+                "owner": dataset.owner,
                 "version": dataset.version,
                 "built_in": dataset.form is None,
                 "description": BUILT_IN.get(dataset.name),
@@ -71,7 +73,7 @@ class DatasetSummary(BaseModel):
     def of_unused(cls, name: str, **more: Any) -> Self:
         """A built-in dataset that nobody has asked for yet."""
         unknown = dict.fromkeys(cls.model_fields)
-        known = {"name": name, "built_in": True, "description": BUILT_IN[name], "status": "available"}
+        known = {"name": name, "owner": HOUSE, "built_in": True, "description": BUILT_IN[name], "status": "available"}
         return cls.model_validate(unknown | known | {"task": Task.CLASSIFICATION, "url": f"/datasets/{name}"} | more)
 
 

@@ -21,6 +21,7 @@ class PreviousBody(BaseModel):
 
 class AliasBody(BaseModel):
     name: str
+    owner: str = Field("", description="The id of the key whose it is; empty: it belongs to no key")
     job: str = Field(description="Which job it points at")
     checkpoint: TargetBody
     version: int = Field(description="From 1; grows whenever it is pointed at something else")
@@ -37,6 +38,7 @@ class AliasBody(BaseModel):
             previous = PreviousBody(job=alias.previous_job_id, epoch=alias.previous_epoch)
         return cls(
             name=alias.name,
+            owner=alias.owner,
             job=alias.job_id,
             checkpoint=TargetBody(epoch=alias.epoch, sha256=checkpoint.sha256 if checkpoint else None),
             version=alias.version,

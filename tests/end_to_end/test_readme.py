@@ -182,7 +182,8 @@ def test_every_setting_is_in_its_table_with_its_default() -> None:
     for name, field in Settings.model_fields.items():
         default, text = documented[name]
         shown = f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
-        assert default == ("" if field.default is None else shown.lower() if shown in ("True", "False") else shown)
+        unset = field.default in (None, ())
+        assert default == ("" if unset else shown.lower() if shown in ("True", "False") else shown)
         assert text == field.description
 
 

@@ -66,6 +66,7 @@ def test_a_new_alias_is_shown_whole(client: TestClient, job: Job, asked: dict[st
     body = answer.json()
     assert body == {
         "name": "shoes",
+        "owner": "",
         "job": job.id,
         "checkpoint": {"epoch": epoch, "sha256": saved(epoch).sha256},
         "version": 1,

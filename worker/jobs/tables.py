@@ -118,6 +118,7 @@ class Job(SQLModel, table=True):
         Index("jobs_by_dataset", "dataset_id"),
         Index("jobs_by_owner", "owner", "id"),
         Index("jobs_by_owner_and_status", "owner", "status", "id"),
+        Index("jobs_by_end", "status", "finished_at", "id"),
         Index("jobs_by_turn", "status", "owner", "priority", "id"),
         Index("jobs_by_idempotency_key", "owner", "idempotency_key", unique=True),
     )

@@ -36,6 +36,7 @@ def _jobs() -> None:
         jobs.add_column(sa.Column("request_id", sa.String(length=32), nullable=True))
     op.create_index("jobs_by_owner", "jobs", ["owner", "id"])
     op.create_index("jobs_by_owner_and_status", "jobs", ["owner", "status", "id"])
+    op.create_index("jobs_by_end", "jobs", ["status", "finished_at", "id"])
     op.create_index("jobs_by_turn", "jobs", ["status", "owner", "priority", "id"])
     op.create_index("jobs_by_idempotency_key", "jobs", ["owner", "idempotency_key"], unique=True)
     labels = op.create_table(
