@@ -46,6 +46,10 @@ class Known(NamedTuple):
         rights = frozenset(Right(each) for each in row.scopes)
         return cls(row.sha256, Caller(row.owner, sees_all=Right.ADMIN in rights), rights, row.expires_at)
 
+    @property
+    def is_over(self) -> bool:
+        return self.expires_at is not None and self.expires_at <= datetime.now(UTC)
+
     def may(self, right: Right) -> bool:
         return right in self.rights or Right.ADMIN in self.rights
 
@@ -81,6 +85,12 @@ class Keys:
             except DATABASE_AWAY:
                 _log.warning("keys_unknown")
 
+    def accepts(self, known: Known) -> bool:
+        """Whether one who was let in would be let in now."""
+        if known is _OPEN:
+            return self.is_open
+        return self._accepted.get(known.sha256) == known and not known.is_over
+
     def find(self, key: bytes) -> Known:
         """Raises Unauthenticated."""
         if self.is_open:
@@ -90,7 +100,7 @@ class Keys:
         known = self._accepted.get(digest)
         if known is None or not hmac.compare_digest(known.sha256.encode(), digest.encode()):
             raise Unauthenticated
-        if known.expires_at is not None and known.expires_at <= datetime.now(UTC):
+        if known.is_over:
             raise Unauthenticated
         return known
 
@@ -125,7 +135,7 @@ class RequireKey:
                 right = right_for(scope["method"], scope["path"])
                 if not known.may(right):
                     raise Forbidden(f"This key may not do that: it lacks the scope `{right}`.")
-                scope["state"]["caller"] = known.caller
+                scope["state"] |= {"caller": known.caller, "known": known}
             except (Unauthenticated, CrossSite, Forbidden) as error:
                 await response_to(error, scope["state"]["request_id"])(scope, receive, send)
                 return

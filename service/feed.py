@@ -105,6 +105,8 @@ class Feed:
                 marks, news = await run_in_threadpool(self._read, wanted)
             except DATABASE_AWAY:
                 _log.warning("feed_without_database")
+            except Exception:  # whatever it is, those who follow are not left alone
+                _log.exception("feed_failed")
             else:
                 for job_id in wanted:
                     self._note(job_id, marks.get(job_id), news.get(job_id, []))

@@ -4,9 +4,11 @@ long its body may take. Sizes are limited where the routes are put together (`ma
 
 import asyncio
 import re
+from contextlib import suppress
 from functools import lru_cache
 from typing import Final
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from worker.jobs.errors import BadHost, Busy, EpochdError, RequestTimeout
 from worker.jobs.settings import LOOPBACK, Settings
@@ -86,7 +88,8 @@ class Limits:
             await send(message)
 
         try:
-            await self._app(scope, receive_in_time, send_unless_late)
+            with suppress(ClientDisconnect):  # nobody is there to be answered, or he is late
+                await self._app(scope, receive_in_time, send_unless_late)
         finally:
             if is_late and not has_begun:
                 await response_to(RequestTimeout(), scope["state"]["request_id"])(scope, receive, send)

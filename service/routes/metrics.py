@@ -26,7 +26,7 @@ from service.feed import Feed, Follower
 router = APIRouter(prefix="/jobs/{job_id}", tags=["metrics"])
 
 _ROWS: Final = 500  # of a stream, read at once
-_IDLE_SECONDS: Final = 30.0
+_IDLE_SECONDS: Final = 0.5  # and then looks whether the key is still accepted
 _RECONNECT_MS: Final = 1000
 _LONGEST_RETRY: Final = 30
 
@@ -101,14 +101,17 @@ async def read(
     response_class=EventSourceResponse,
     responses=responses(NotFound, TooManyStreams),
 )
-async def stream(follower: FollowerDep, last_event_id: LastEventId = 0) -> AsyncIterator[ServerSentEvent]:
+async def stream(
+    request: Request, follower: FollowerDep, last_event_id: LastEventId = 0
+) -> AsyncIterator[ServerSentEvent]:
     """`metrics`: a row of the metrics, with its `seq` as the event's id, so that a client that lost the connection goes
     on where it was (`Last-Event-ID`, which browsers send by themselves). `status`: the job's status, phase and
     progress, whenever one has changed. `end`: nothing more will come; close the connection, or a browser opens it anew.
     """
+    keys, known = request.app.state.keys, request.state.known
     since, mark = last_event_id, None
     yield ServerSentEvent(retry=_RECONNECT_MS, comment="follows")
-    while not follower.is_over:
+    while not follower.is_over and keys.accepts(known):
         news = await follower.news(since, _ROWS)
         for row in news:
             yield ServerSentEvent(event="metrics", id=str(row.seq), raw_data=row.json)

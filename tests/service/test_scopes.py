@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -175,3 +176,15 @@ def test_a_built_in_dataset_is_everybodys_and_only_an_admin_deletes_it(closed: T
     assert closed.get("/datasets/fashion-mnist", headers=bob).json()["status"] == "ready"
     assert closed.delete("/datasets/fashion-mnist", headers=bob).status_code == 403
     assert closed.delete("/datasets/fashion-mnist", headers=key(closed, db, ADMIN)).status_code == 204
+
+
+def test_a_stream_ends_when_its_key_is_revoked(closed: TestClient, db: Database) -> None:
+    headers = key(closed, db)
+    job = submitting.enqueue(db, Spec(), Origin(Caller(keys.every(db)[0].owner, sees_all=False)))
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(closed.get, f"/jobs/{job.id}/stream", headers=headers)
+        with pytest.raises(TimeoutError):
+            following.result(1)
+        keys.revoke(db, keys.every(db)[0].id)
+        closed.app.state.keys.look()  # type: ignore[attr-defined]
+        assert "event: end" not in following.result(5).text
