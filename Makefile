@@ -12,9 +12,9 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
 EXAMPLES ?= 500
-SHORT := sigkill races fencing sigterm cancel poison predictor dataset_kills
+SHORT := sigkill races fencing sigterm cancel poison predictor dataset_kills api_kills
 
-.PHONY: help demo serve test lint types unit e2e chaos-short chaos chaos-long bench bench-predict bench-datasets contract audit image-check clean
+.PHONY: help demo serve test lint types unit e2e chaos-short chaos chaos-long bench bench-predict bench-datasets bench-load contract audit image-check clean
 
 help: ## Show this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -48,7 +48,7 @@ chaos: .venv/installed ## Kill, freeze and corrupt what can be, a few times (KIL
 
 chaos-long: .venv/installed ## The same with all kills, races, damages and restarts (an hour)
 	KILLS=200 ROUNDS=100 TERMS=50 CANCELS=100 WRITES=60 FLIPS=300 CUTS=99 HOLD=10 LOAD_SECONDS=60 RESTARTS=10 \
-		FULL_SECONDS=75 RACES=full DATASET_KILLS=20 PREDICTOR_KILLS=50 $(PYTEST) -q tests/chaos
+		FULL_SECONDS=75 RACES=full DATASET_KILLS=20 PREDICTOR_KILLS=50 API_KILLS=200 $(PYTEST) -q tests/chaos
 
 bench: .venv/installed ## Measure: epochd beside scripts and bare loops, one table of pairs (half an hour)
 	@$(BIN)/python -m tests.bench
@@ -58,6 +58,9 @@ bench-predict: .venv/bench/installed .venv/bench/wrk ## Measure: predictions bes
 
 bench-datasets: .venv/installed ## Measure: preparing beside a Pillow loop, a 2 GiB upload, 10 GB of pictures (20 GB of disk)
 	@$(BIN)/python -m tests.bench.datasets
+
+bench-load: .venv/installed ## Measure: submissions, polling, streams, a long history, and a soak (an hour; PART=streams for one)
+	@$(BIN)/python -m tests.bench.load $(PART)
 
 contract: .venv/installed .venv/tools/installed ## Fuzz the running product against its OpenAPI description (EXAMPLES=500), use a generated client (an hour)
 	@$(BIN)/python -m tests.contract --examples $(EXAMPLES)

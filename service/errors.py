@@ -63,7 +63,7 @@ _HEADERS: dict[type[EpochdError], dict[str, str]] = {
     errors.PredictorUnavailable: {"Retry-After": "1"},
 }
 _DATABASE_AWAY = (*DATABASE_AWAY, PoolTimeout)
-_CODES = {404: "not_found", 405: "method_not_allowed", 408: "request_timeout", 413: "too_large", 422: "validation_error"}
+_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 422: "validation_error"}
 PROBLEM, _EXAMPLES = "#/components/schemas/Problem", "#/components/examples"  # in the OpenAPI description
 _REFUSED = "The request was understood and refused; `errors` says which field and why."
 _EXAMPLE_ID = "5f1c0b7a9d3e2c48"
@@ -164,7 +164,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http_error)
     for kind in _DATABASE_AWAY:
         app.add_exception_handler(kind, _on_database_away)
-    app.add_exception_handler(Exception, on_unexpected)
+    app.add_exception_handler(Exception, _on_unexpected)
 
 
 def request_id(request: Request) -> str | None:
@@ -186,7 +186,7 @@ def response_to(error: EpochdError, request_id: str | None) -> Response:
 def _on_epochd_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, EpochdError)
     if type(error) not in STATUS or type(error) is errors.Internal:
-        return on_unexpected(request, error)
+        return _on_unexpected(request, error)
     return response_to(error, request_id(request))
 
 
@@ -233,7 +233,7 @@ def _on_database_away(request: Request, error: Exception) -> Response:
     return response_to(errors.DiskFull() if is_full else errors.DatabaseUnavailable(), request_id(request))
 
 
-def on_unexpected(request: Request, error: Exception) -> Response:
+def _on_unexpected(request: Request, error: Exception) -> Response:
     if isinstance(error, _DATABASE_AWAY):  # in a middleware
         return _on_database_away(request, error)
     _log.error("request_failed", request_id=request_id(request), exc_info=error)

@@ -4,10 +4,10 @@ long its body may take. Sizes are limited where the routes are put together (`ma
 
 import asyncio
 import re
-from contextlib import suppress
 from functools import lru_cache
 from typing import Final
 
+from anyio import BrokenResourceError
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from worker.jobs.errors import BadHost, Busy, EpochdError, RequestTimeout
@@ -88,8 +88,14 @@ class Limits:
             await send(message)
 
         try:
-            with suppress(ClientDisconnect):  # nobody is there to be answered, or he is late
-                await self._app(scope, receive_in_time, send_unless_late)
+            await self._app(scope, receive_in_time, send_unless_late)
+        except ClientDisconnect:
+            if not is_late:
+                raise
+        except ExceptionGroup as error:
+            # When a client leaves a stream, FastAPI's keeping it alive may find its own pipe broken.
+            if not has_begun or error.split(BrokenResourceError)[1] is not None:
+                raise
         finally:
             if is_late and not has_begun:
                 await response_to(RequestTimeout(), scope["state"]["request_id"])(scope, receive, send)

@@ -10,9 +10,16 @@ from worker.jobs.errors import HeadersTooLarge, InvalidRequest, RequestTimeout
 from worker.jobs.settings import Settings
 
 from .errors import response_to
-from .middleware import HEADERS_OF_DATA
 
 _HEADER_BYTES: Final = 64 * 2**10  # request line and headers together
+# Of an answer that no middleware sees; as `middleware.py` has them.
+_SAFE: Final = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cache-control", b"no-store"),
+]
 _AT_ONCE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, for no time
 
 
@@ -29,7 +36,7 @@ class _Timed(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
-        self._has_begun = False  # any request
+        self._has_begun = self._is_in_message = False
         self._head_bytes = 0  # of the request that is read
         self._loose_bytes = 0  # came since there was a whole head or a piece of a body: trailers, sizes of chunks
         self._until: asyncio.TimerHandle | None = None  # the headers are to be there
@@ -50,9 +57,12 @@ class _Timed(HttpToolsProtocol):
         super().data_received(data)
         if self._loose_bytes > _HEADER_BYTES:
             self._refuse(HeadersTooLarge())
+        if not self._is_in_message and self._until is None and (self.cycle is None or self.cycle.response_complete):
+            # An empty line between two requests ends uvicorn's own waiting for the next one.
+            self._until = self.loop.call_later(self.header_seconds, self._on_late)
 
     def on_message_begin(self) -> None:
-        self._has_begun, self._head_bytes = True, 0
+        self._has_begun, self._is_in_message, self._head_bytes = True, True, 0
         if self._until is None:  # a further request on this connection
             self._until = self.loop.call_later(self.header_seconds, self._on_late)
         super().on_message_begin()
@@ -81,7 +91,7 @@ class _Timed(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._loose_bytes = 0
+        self._loose_bytes, self._is_in_message = 0, False
         super().on_message_complete()
 
     def pause_writing(self) -> None:
@@ -116,9 +126,7 @@ class _Timed(HttpToolsProtocol):
             return
         response = response_to(error, None)
         status = f"HTTP/1.1 {response.status_code} {error.code}"
-        headers = [
-            b"%b: %b" % header for header in [*response.raw_headers, *HEADERS_OF_DATA] if header[0] != b"connection"
-        ]
+        headers = [b"%b: %b" % header for header in [*response.raw_headers, *_SAFE] if header[0] != b"connection"]
         lines = [status.encode(), *headers, b"connection: close", b"", bytes(response.body)]
         self.transport.write(b"\r\n".join(lines))
         self.transport.close()

@@ -13,6 +13,11 @@ def whole(db: Database, job: Job) -> JobBody:
     return JobBody.whole(job, attempts, transitions, records.events(db, job.id), _queue(db, job))
 
 
+def submitted(db: Database, job: Job) -> JobBody:
+    """One that has just come: nothing has happened to it yet."""
+    return JobBody.whole(job, [], records.transitions(db, job.id), [], _queue(db, job))
+
+
 def _queue(db: Database, job: Job) -> QueueBody | None:
     """Where a queued job stands, and what it waits for."""
     if job.status != Status.QUEUED or job.dataset_id is None:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, Field
 from worker.jobs import datasets, listing, submitting
+from worker.jobs.card import Card
 from worker.jobs.db import Database
 from worker.jobs.errors import (
     CrossSite,
@@ -25,8 +26,8 @@ from worker.jobs.errors import (
     UrlNotAllowed,
 )
 from worker.jobs.listing import Filter
-from worker.jobs.owners import Caller
 from worker.jobs.plan import Plan
+from worker.jobs.settings import Settings
 from worker.jobs.spec import Spec
 from worker.jobs.states import Status
 from worker.jobs.submitting import Origin, Quota
@@ -37,10 +38,13 @@ from service.deps import CallerDep, DatabaseDep, JobDep, PredictorDep, SettingsD
 from service.errors import responses
 from service.predictor import Predictor
 from service.webhooks import require_allowed
-from service.whole import whole
+from service.whole import submitted, whole
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
+_NO_PART_OF_A_NETWORK: Final = {"name", "labels", "seed", "priority", "webhooks"}
+_MOST_PLANNED: Final = 256
+_PLANNED: set[tuple[str, str]] = set()  # what could be built and fitted; on this machine that stays so
 _PLAN_SECONDS: Final = 2.0  # a job does not wait longer for being looked at
 
 
@@ -141,14 +145,13 @@ async def submit(
     if idempotency_key is not None and looks_like_key(idempotency_key):
         raise InvalidRequest("The Idempotency-Key must not be an API key.")
     origin = Origin(caller, idempotency_key, request.state.request_id)
-    job = await run_in_threadpool(submitting.replayed, db, spec, origin)
-    if job is None:
-        await run_in_threadpool(require_space, settings)
-        await _refuse_at_once(spec, db, predictor, caller)
-        quota = Quota(settings.max_queued_jobs, settings.max_queued_jobs_per_key)
-        job = await run_in_threadpool(submitting.enqueue, db, spec, origin, quota)
-    response.headers["Location"] = f"/jobs/{job.id}"
-    return await run_in_threadpool(whole, db, job)
+    work = _Submission(db, settings, spec, origin, can_plan=predictor.ready)
+    body = await run_in_threadpool(work.begin)
+    if body is None:
+        await work.plan(predictor)
+        body = await run_in_threadpool(work.enqueue)
+    response.headers["Location"] = f"/jobs/{body.id}"
+    return body
 
 
 @router.get("", summary="List jobs, newest first")
@@ -166,11 +169,41 @@ def show(job: JobDep, db: DatabaseDep) -> JobBody:
     return whole(db, job)
 
 
-async def _refuse_at_once(spec: Spec, db: Database, predictor: Predictor, caller: Caller) -> None:
-    """Raises SpecRefused for a network that cannot be built or cannot fit, where that can be told by now.
+class _Submission:
+    """What is to be done for one job, in as few turns of a thread as it takes."""
 
-    Else the job's attempt finds it out.
-    """
-    with suppress(NotReady, PredictorUnavailable, TimeoutError):
-        ready = await run_in_threadpool(datasets.ready_for, db, spec, caller)
-        await asyncio.wait_for(predictor.plan(*ready), _PLAN_SECONDS)
+    def __init__(self, db: Database, settings: Settings, spec: Spec, origin: Origin, *, can_plan: bool) -> None:
+        self._db, self._settings, self._spec, self._origin = db, settings, spec, origin
+        self._can_plan = can_plan  # else the predictor is about to load torch, and nobody wants to wait for that
+        self._planned: tuple[Spec, Card] | None = None
+        self._network = ("", "")
+
+    def begin(self) -> JobBody | None:
+        """The job, as it was when this request came before, or new. None: its network is to be planned first."""
+        job = submitting.replayed(self._db, self._spec, self._origin)
+        if job is not None:
+            return whole(self._db, job)
+        require_space(self._settings)
+        if self._can_plan:
+            with suppress(NotReady):
+                self._planned = spec, card = datasets.ready_for(self._db, self._spec, self._origin.caller)
+                self._network = spec.model_dump_json(exclude=_NO_PART_OF_A_NETWORK), card.sha256
+                if self._network not in _PLANNED:
+                    return None
+        return self.enqueue()
+
+    async def plan(self, predictor: Predictor) -> None:
+        """Raises SpecRefused for a network that cannot be built or cannot fit, where that can be told by now.
+
+        Else the job's attempt finds it out.
+        """
+        assert self._planned is not None
+        with suppress(PredictorUnavailable, TimeoutError):
+            await asyncio.wait_for(predictor.plan(*self._planned), _PLAN_SECONDS)
+            if len(_PLANNED) >= _MOST_PLANNED:
+                _PLANNED.clear()
+            _PLANNED.add(self._network)
+
+    def enqueue(self) -> JobBody:
+        quota = Quota(self._settings.max_queued_jobs, self._settings.max_queued_jobs_per_key)
+        return submitted(self._db, submitting.enqueue(self._db, self._spec, self._origin, quota))

@@ -18,6 +18,8 @@ _BEYOND_SCHEMAS: Final = {
     "bad_archive": ".*",
     "bad_bundle": ".*",
     "too_large": ".*",
+    "url_not_allowed": ".*",  # a setting says
+    "idempotency_mismatch": ".*",  # earlier requests say
     # What fields say of each other, or of what is there. Not what pydantic says of one alone: that can be described.
     "validation_error": r"(?!.*(Input|String|List|Value|Dictionary) should|.*no such field|.*is required|"
     r".*must be `best`)",

@@ -2,12 +2,13 @@
 
 import json
 import socket
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 SECONDS = 30.0
-Headers = dict[str, str | bytes]
+Headers = Mapping[str, str | bytes]
 
 
 class Answer(NamedTuple):
@@ -39,12 +40,12 @@ def connect(url: str, *, receive_buffer: int | None = None) -> socket.socket:
 
 
 def request(method: str, target: str | bytes, headers: Headers | None = None, body: bytes = b"") -> bytes:
-    """As it goes over the wire. A header that is given replaces the usual one; an empty name leaves it as it is."""
+    """As it goes over the wire. A header that is given replaces the usual one."""
     target = target.encode() if isinstance(target, str) else target
-    all_headers: Headers = {"Host": "localhost", "Connection": "close"}
-    if body:
+    all_headers: dict[str, str | bytes] = {"Host": "localhost", "Connection": "close"}
+    if body and "Transfer-Encoding" not in (headers or {}):
         all_headers["Content-Length"] = str(len(body))
-    all_headers |= headers or {}
+    all_headers.update(headers or {})
     lines = [b"%b %b HTTP/1.1" % (method.encode(), target)]
     for name, value in all_headers.items():
         lines.append(b"%b: %b" % (name.encode(), value.encode() if isinstance(value, str) else value))

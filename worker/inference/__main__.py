@@ -42,7 +42,10 @@ def main(descriptor: int) -> None:
     gc.collect()
     gc.freeze()  # a collection would copy the pages that children share
     with socket.socket(fileno=descriptor) as wire:
-        wire.sendall(pack(FrameKind.HELLO, 0, body=str(os.getpid()).encode()))
+        try:
+            wire.sendall(pack(FrameKind.HELLO, 0, body=str(os.getpid()).encode()))
+        except OSError:  # the service has died meanwhile
+            return
         while True:
             name, descriptors, _, _ = socket.recv_fds(wire, _NAME_BYTES, 1)
             if not name:

@@ -91,11 +91,11 @@ def _replayed(session: Session, spec: Spec, origin: Origin, *, lock: bool = Fals
 def _require_room(session: Session, owner: str, quota: Quota) -> None:
     """Raises TooManyJobs."""
     one_at_a_time(session, "queue")  # or two at once would both be the last one
-    own = (col(Job.status) == Status.QUEUED, col(Job.owner) == owner)
-    every = (col(Job.status) == Status.QUEUED,)
-    for of, most, whose in ((own, quota.jobs_of_owner, " of yours"), (every, quota.jobs, "")):
-        waiting = select(func.count()).select_from(select(col(Job.id)).where(*of).limit(most).subquery())
-        if session.execute(waiting).scalar_one() >= most:
+    by_owner = select(col(Job.owner), func.count()).where(col(Job.status) == Status.QUEUED).group_by(col(Job.owner))
+    waiting = dict(session.execute(by_owner).all())
+    own, every = waiting.get(owner, 0), sum(waiting.values())
+    for count, most, whose in ((own, quota.jobs_of_owner, " of yours"), (every, quota.jobs, "")):
+        if count >= most:
             raise TooManyJobs(
                 f"{most} jobs{whose} wait already, which are as many as may; submit this one when some have begun."
             )
