@@ -66,6 +66,8 @@ _DATABASE_AWAY = (*DATABASE_AWAY, PoolTimeout)
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 422: "validation_error"}
 PROBLEM, _EXAMPLES = "#/components/schemas/Problem", "#/components/examples"  # in the OpenAPI description
 _REFUSED = "The request was understood and refused; `errors` says which field and why."
+_NO_JSON = "The body is not valid JSON."
+_UNREAD = "There was an error parsing the body"  # FastAPI, of bytes that are no text, too deep, or too long a number
 _EXAMPLE_ID = "5f1c0b7a9d3e2c48"
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _MAX_FIELDS, _MAX_POINTER = 20, 200  # an answer stays small whatever was sent
@@ -195,8 +197,7 @@ def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = error.errors()
     if any(each["type"] == "json_invalid" for each in found):
-        detail = "The body is not valid JSON."
-        return problem(400, "invalid_json", detail, request_id=request_id(request))
+        return problem(400, "invalid_json", _NO_JSON, request_id=request_id(request))
     shown = found[:_MAX_FIELDS]
     fields = [FieldProblem(pointer=_pointer(each, error.body), detail=_sentence(each)) for each in shown]
     first = fields[0]
@@ -207,8 +208,9 @@ def _on_invalid(request: Request, error: Exception) -> Response:
 
 def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    code = _CODES.get(error.status_code, "invalid_request")
+    code = "invalid_json" if error.detail == _UNREAD else _CODES.get(error.status_code, "invalid_request")
     detail = {
+        "invalid_json": _NO_JSON,
         "not_found": "There is nothing at this address; /docs lists what is.",
         "method_not_allowed": "This address does not take that method; see the Allow header.",
         "too_large": "The body is larger than this address accepts.",

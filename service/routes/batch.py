@@ -127,6 +127,7 @@ async def predict_batch(
     lines = await held.enter_async_context(predictor.errand(asked))
     first = await _first(lines, request)  # what is refused as a whole is refused with its own status
     headers = {"Epochd-Job": row.job_id, "Epochd-Epoch": str(row.epoch), "Epochd-Checkpoint-Sha256": row.sha256}
+    headers["Content-Disposition"] = f'attachment; filename="{row.job_id}-epoch-{row.epoch}.{kind}"'
     return StreamingResponse(_stream(first, lines, kind), media_type=_MEDIA[kind], headers=headers)
 
 
