@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 
 import service.auth
 import service.main
+import service.routes.jobs
 from tests.service.predictor import FakePredictor
 from tests.worker.jobs.making import empty
 from worker.jobs.db import Database
@@ -67,6 +68,7 @@ def log() -> Iterator[list[MutableMapping[str, Any]]]:
 @pytest.fixture
 def predictor(predictor_of_session: FakePredictor) -> FakePredictor:
     predictor_of_session.reset()
+    service.routes.jobs._PLANNED.clear()  # what another test's predictor took
     return predictor_of_session
 
 
