@@ -108,7 +108,7 @@ def test_the_walk(clone: Path, served: int) -> None:
         said.append(done.stdout)
     submitted, looked, cancelled, listed, predicted, refused, planned, reported, *said = said
     answered, aliased, batched, certified, tensors, exported, *said = said
-    controlled, extended, uploaded, shown, deleted, built_in, backed_up = said
+    found, followed, controlled, extended, uploaded, shown, deleted, built_in, backed_up = said
     assert '"epochs":[{"checkpoint":{"epoch":1,' in answered
     assert '"name":"default"' in aliased
     assert '"done":1,"failed":0' in batched
@@ -117,6 +117,9 @@ def test_the_walk(clone: Path, served: int) -> None:
     assert '"name":"pixels"' in tensors
     assert '"status":"succeeded"' in exported
     assert (clone / "model.pt2").stat().st_size > 2_000_000
+    assert '"has_more":false' in found
+    assert '"terminal":' in followed
+    assert "event: end" in followed
     assert '"status":"queued"' in submitted
     assert '"next_since":' in looked
     assert re.search(r'"status":"(cancelled|cancelling)"', cancelled)
@@ -127,12 +130,12 @@ def test_the_walk(clone: Path, served: int) -> None:
     assert '"ready":true' in refused
     assert '"steps":1876' in planned
     assert '"confusion_matrix":[[' in reported
-    statuses = re.findall(r'"name":"long","labels":{},"status":"(\w+)"', controlled)
+    statuses = re.findall(r'"name":"long","labels":{},"priority":0,"status":"(\w+)"', controlled)
     assert statuses[0] in ("paused", "pausing")
     assert statuses[-1] in ("cancelled", "cancelling")
     assert '"attempt":' in controlled
     assert '"epochs":2' in extended
-    assert '"name":"shapes","version":1' in uploaded
+    assert '"name":"shapes","owner":"","version":1' in uploaded
     assert re.search(r'"status":"(uploaded|preparing|ready)"', shown)
     assert '"name":"cifar100"' in shown
     assert deleted.strip() == ""
