@@ -123,8 +123,13 @@ class Feed:
         job = self._jobs.get(job_id)
         if job is None or (job.mark == mark and mark is not None):
             return
-        # A row that was written between the two questions is new again at the next look.
-        job.recent.extend(row for row in news if mark is not None and row.seq <= mark.last_seq)
+        if mark is not None and job.mark is not None and mark.last_seq != job.mark.last_seq:
+            # A row that was written between the two questions is new again at the next look.
+            known = [row for row in news if row.seq <= mark.last_seq]
+            if not known or known[-1].seq != mark.last_seq:  # more than are read at once: who follows reads by himself
+                job.recent.clear()
+            else:
+                job.recent.extend(known)
         job.mark, job.is_gone = mark, mark is None
         job.changed.set()
         job.changed = asyncio.Event()  # who waits has the one of before

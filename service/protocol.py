@@ -10,16 +10,9 @@ from worker.jobs.errors import HeadersTooLarge, InvalidRequest, RequestTimeout
 from worker.jobs.settings import Settings
 
 from .errors import response_to
+from .middleware import HEADERS_OF_DATA
 
 _HEADER_BYTES: Final = 64 * 2**10  # request line and headers together
-# Of an answer that no middleware sees; as `middleware.py` has them.
-_SAFE: Final = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
-    (b"cache-control", b"no-store"),
-]
 _AT_ONCE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, for no time
 
 
@@ -126,7 +119,9 @@ class _Timed(HttpToolsProtocol):
             return
         response = response_to(error, None)
         status = f"HTTP/1.1 {response.status_code} {error.code}"
-        headers = [b"%b: %b" % header for header in [*response.raw_headers, *_SAFE] if header[0] != b"connection"]
+        headers = [
+            b"%b: %b" % header for header in [*response.raw_headers, *HEADERS_OF_DATA] if header[0] != b"connection"
+        ]
         lines = [status.encode(), *headers, b"connection: close", b"", bytes(response.body)]
         self.transport.write(b"\r\n".join(lines))
         self.transport.close()

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import insert, select, update
+from sqlmodel import col
 
 from service.feed import Feed
 from tests.service.conftest import Serve
@@ -17,7 +19,7 @@ from tests.worker.jobs.making import claim, finish, record, running
 from worker.jobs import control, records
 from worker.jobs.db import Database
 from worker.jobs.states import Outcome
-from worker.jobs.tables import Job
+from worker.jobs.tables import Epoch, Job
 
 Event = tuple[str, str | None]  # its kind and its id
 
@@ -93,6 +95,22 @@ def test_who_follows_hears_of_rows_as_they_come(client: TestClient, db: Database
     assert [name for kind, name in found if kind == "metrics"] == ["1", "2", "3", "4"]
     assert found[-1] == ("end", None)
     assert client.app.state.feed.open == 0  # type: ignore[attr-defined]
+
+
+def test_more_rows_than_are_remembered_all_come(client: TestClient, db: Database) -> None:
+    job = running(db, epochs=600)
+    record(db, job, 1)
+    with beside(lambda: stream(client, job)) as following:
+        _until(lambda: client.app.state.feed.open == 1)  # type: ignore[attr-defined]
+        time.sleep(0.6)
+        with db.write() as session:  # all between two looks
+            row = session.execute(select(Epoch).where(col(Epoch.job_id) == job.id)).scalar_one().model_dump()
+            session.execute(insert(Epoch), [row | {"epoch": each, "seq": each} for each in range(2, 601)])
+            session.execute(update(Job).where(col(Job.id) == job.id).values(last_seq=600))
+        time.sleep(0.6)
+        finish(db, job, Outcome.SUCCEEDED)
+        found = following.result(20)
+    assert [name for kind, name in found if kind == "metrics"] == [str(seq) for seq in range(1, 601)]
 
 
 def test_a_job_that_goes_on_from_an_older_checkpoint_repeats_no_seq(client: TestClient, db: Database) -> None:
