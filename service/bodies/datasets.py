@@ -7,8 +7,9 @@ from pydantic import BaseModel, Field
 from worker.jobs import versions
 from worker.jobs.built_in import BUILT_IN
 from worker.jobs.card import Card, Task
+from worker.jobs.columns import HOUSE
 from worker.jobs.failures import Failure
-from worker.jobs.tables import HOUSE, Dataset
+from worker.jobs.tables import Dataset
 
 
 class PreparingBody(BaseModel):

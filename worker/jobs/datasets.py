@@ -14,6 +14,7 @@ from sqlmodel import Session, col
 from . import leases, suiting, versions
 from .built_in import BUILT_IN
 from .card import Card
+from .columns import HOUSE
 from .db import Database, now, one_at_a_time
 from .errors import Conflict, Forbidden, NotFound, NotReady, SpecRefused, WorkerLost
 from .failures import Failure
@@ -22,7 +23,7 @@ from .ids import new_id
 from .owners import EVERYBODY, Caller
 from .spec import NAME_PATTERN, Spec
 from .states import SPENT, TERMINAL, DatasetStatus, Outcome
-from .tables import HOUSE, Dataset, Job
+from .tables import Dataset, Job
 
 _LIVE = (DatasetStatus.UPLOADED, DatasetStatus.PREPARING, DatasetStatus.READY)
 

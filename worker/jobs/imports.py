@@ -3,10 +3,11 @@
 from typing import Any
 
 from .bundle import Imported
+from .columns import HOUSE
 from .db import Database, now
 from .queue import label, note
 from .states import Status
-from .tables import HOUSE, Checkpoint, Epoch, Job
+from .tables import Checkpoint, Epoch, Job
 
 
 def add(db: Database, job_id: str, path: str, found: Imported, owner: str = HOUSE) -> Job:

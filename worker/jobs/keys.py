@@ -11,11 +11,12 @@ from typing import Final
 from sqlalchemy import or_, select
 from sqlmodel import Session, col
 
+from .columns import HOUSE
 from .db import Database, now, one_at_a_time
 from .errors import Conflict, NotFound
 from .ids import new_id
 from .states import Scope
-from .tables import HOUSE, ApiKey
+from .tables import ApiKey
 
 _PREFIX_CHARACTERS: Final = 13  # `epochd_` and six more: enough to tell keys apart, and nothing to guess the rest from
 

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import ColumnElement, case, true
 from sqlmodel import col
 
-from .tables import HOUSE
+from .columns import HOUSE
 
 
 class Caller(NamedTuple):

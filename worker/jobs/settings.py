@@ -8,6 +8,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import URL
 
 from .processes import cores
+from .states import SinkKind
 
 _DEVICES = Path("/dev")
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -100,6 +101,16 @@ class Settings(BaseSettings):
     webhook_secret: SecretStr | None = Field(
         None, min_length=16, description="What webhooks are signed with; needed where there are any"
     )
+    sinks: Annotated[tuple[SinkKind, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (), description="Where metrics go too, separated by commas: `csv`, `tensorboard`, `mlflow`"
+    )
+    sinks_dir: Path | None = Field(
+        None, description="Folder for the tables and event files of sinks; unset: `sinks` in the data folder"
+    )
+    mlflow_tracking_uri: str | None = Field(
+        None, description="Where MLflow keeps its runs; unset: `mlflow` in the folder of the sinks"
+    )
+    mlflow_experiment: str = Field("epochd", min_length=1, max_length=200, description="MLflow's name for all of them")
     max_pixels: int = Field(25_000_000, ge=1, description="Largest picture accepted, in pixels")
     max_image_bytes: int = Field(
         20 * 2**20, ge=1, description="Largest body of a prediction request, and largest picture of a dataset, in bytes"
@@ -129,6 +140,10 @@ class Settings(BaseSettings):
     def resolved_slots(self) -> int:
         """On this machine: a job's process fills a GPU, and a core."""
         return self.slots or (1 if any(_DEVICES.glob("nvidia[0-9]*")) else cores())
+
+    @property
+    def resolved_sinks_dir(self) -> Path:
+        return self.sinks_dir.absolute() if self.sinks_dir else self.data_dir / "sinks"
 
     @property
     def is_exposed(self) -> bool:

@@ -94,3 +94,11 @@ class WebhookEvent(StrEnum):
     FAILED = "job.failed"
     CANCELLED = "job.cancelled"
     METRIC = "job.metric"  # a metric has reached a threshold
+
+
+class SinkKind(StrEnum):
+    """Where metrics go beside the database."""
+
+    CSV = "csv"  # a table a job
+    TENSORBOARD = "tensorboard"  # event files
+    MLFLOW = "mlflow"  # a tracking server, or a folder that MLflow reads

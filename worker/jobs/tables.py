@@ -1,73 +1,25 @@
 """The tables. A model is always a network here, so these rows are called by what they are: jobs, attempts, ...
 
 The database guards the invariants by named CHECK constraints; `queue.py`, `control.py`, `records.py` (with `kept.py`),
-`datasets.py`, `aliases.py`, `parities.py`, `imports.py`, `deliveries.py`, `keys.py` and `workers.py` write them.
+`datasets.py`, `aliases.py`, `parities.py`, `imports.py`, `deliveries.py`, `sweeps.py`, `sinks.py`, `keys.py` and
+`workers.py` write them.
 
 `owner` says whose a row is: the id of an API key, or "" for the house, which is whoever uses an open service or a key
 with the scope `admin`.
 """
 
-from collections.abc import Iterable
-from datetime import UTC, datetime
-from enum import StrEnum
-from typing import Any, Final
+from datetime import datetime
+from typing import Any
 
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    CheckConstraint,
-    Column,
-    DateTime,
-    Dialect,
-    ForeignKey,
-    Index,
-    String,
-    literal,
-)
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy import JSON, BigInteger, CheckConstraint, Column, ForeignKey, Index, LargeBinary, String
 from sqlmodel import Field, SQLModel
 
-from .states import OWNED, TERMINAL, DatasetStatus, DeliveryStatus, EventKind, Outcome, Phase, Resume, Status
-
-HOUSE: Final = ""  # the owner of what belongs to no key
-
-
-class UtcDateTime(TypeDecorator[datetime]):
-    """An aware UTC time on both databases; SQLite itself keeps no time zone."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        return value.astimezone(UTC) if value else None
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        return value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
-
-
-def _one_of(column: str, values: Iterable[StrEnum]) -> str:
-    return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
-
+from . import columns
+from .columns import HOUSE, one_of
+from .states import OWNED, TERMINAL, DatasetStatus, DeliveryStatus, EventKind, Outcome, Phase, Resume, SinkKind, Status
 
 _TERMINAL_SQL = ", ".join(repr(str(status)) for status in TERMINAL)
 _OWNED_SQL = ", ".join(repr(str(status)) for status in OWNED)
-
-
-def _time(*, nullable: bool = True) -> Any:
-    return Field(default=None, sa_column=Column(UtcDateTime, nullable=nullable))
-
-
-def _added_later(default: object) -> Any:
-    """A column that rows of before do not have."""
-    return Field(default=default, sa_column_kwargs={"server_default": literal(default)})
-
-
-def _owner() -> Any:
-    return Field(default=HOUSE, max_length=64, sa_column_kwargs={"server_default": literal(HOUSE)})
-
-
-def _job_id() -> Any:
-    return Field(sa_column=Column(String(64), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True))
 
 
 class Dataset(SQLModel, table=True):
@@ -75,7 +27,7 @@ class Dataset(SQLModel, table=True):
 
     __tablename__ = "datasets"
     __table_args__ = (
-        CheckConstraint(_one_of("status", DatasetStatus), name="datasets_status_known"),
+        CheckConstraint(one_of("status", DatasetStatus), name="datasets_status_known"),
         CheckConstraint("(worker_id IS NOT NULL) = (status = 'preparing')", name="datasets_worker_iff_preparing"),
         CheckConstraint("(worker_id IS NULL) = (lease_expires_at IS NULL)", name="datasets_lease_iff_worker"),
         CheckConstraint("status <> 'ready' OR card IS NOT NULL", name="datasets_card_if_ready"),
@@ -85,17 +37,17 @@ class Dataset(SQLModel, table=True):
     )
 
     id: str = Field(primary_key=True, max_length=64)
-    owner: str = _owner()
+    owner: str = columns.owner()
     name: str = Field(max_length=64)
     version: int  # from 1 within the owner's name
     form: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))  # null: built in
     status: str = Field(default=DatasetStatus.UPLOADED, max_length=16)
-    created_at: datetime = _time(nullable=False)
-    finished_at: datetime | None = _time()  # when it became ready or invalid
+    created_at: datetime = columns.time(nullable=False)
+    finished_at: datetime | None = columns.time()  # when it became ready or invalid
     attempt: int = 0  # the number of the current or last attempt to prepare it; the fence of every worker's write
     lost: int = 0  # attempts that died
     worker_id: str | None = Field(default=None, max_length=64)
-    lease_expires_at: datetime | None = _time()
+    lease_expires_at: datetime | None = columns.time()
     step: str | None = Field(default=None, max_length=16)  # progress: what preparing is doing,
     done: int = 0  # with so many files or pictures
     total: int = 0
@@ -104,11 +56,33 @@ class Dataset(SQLModel, table=True):
     error: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
 
 
+class Sweep(SQLModel, table=True):
+    """Many jobs of one spec, with some of its fields varied: each of them is a trial."""
+
+    __tablename__ = "sweeps"
+    __table_args__ = (
+        Index("sweeps_by_owner", "owner", "id"),
+        Index("sweeps_by_end", "finished_at", "id"),
+        Index("sweeps_by_idempotency_key", "owner", "idempotency_key", unique=True),
+    )
+
+    id: str = Field(primary_key=True, max_length=64)
+    owner: str = columns.owner()
+    name: str | None = Field(default=None, max_length=100)
+    form: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))  # what was asked for: a `spec.sweep.Form`
+    created_at: datetime = columns.time(nullable=False)
+    finished_at: datetime | None = columns.time()  # when nothing more was to be trained
+    is_cancelled: bool = False  # no further rung begins
+    rung: int = 0  # of successive halving: how often the best have been picked
+    idempotency_key: str | None = Field(default=None, max_length=255)  # as of a job
+    request_sha256: str | None = Field(default=None, max_length=64)
+
+
 class Job(SQLModel, table=True):
     __tablename__ = "jobs"
     __table_args__ = (
-        CheckConstraint(_one_of("status", Status), name="jobs_status_known"),
-        CheckConstraint(f"phase IS NULL OR {_one_of('phase', Phase)}", name="jobs_phase_known"),
+        CheckConstraint(one_of("status", Status), name="jobs_status_known"),
+        CheckConstraint(f"phase IS NULL OR {one_of('phase', Phase)}", name="jobs_phase_known"),
         CheckConstraint(
             f"(finished_at IS NOT NULL) = (status IN ({_TERMINAL_SQL}))", name="jobs_finished_at_iff_terminal"
         ),
@@ -121,26 +95,30 @@ class Job(SQLModel, table=True):
         Index("jobs_by_end", "status", "finished_at", "id"),
         Index("jobs_by_turn", "status", "owner", "priority", "id"),
         Index("jobs_by_idempotency_key", "owner", "idempotency_key", unique=True),
+        Index("jobs_by_sweep", "sweep_id", "trial", unique=True),
+        CheckConstraint("(sweep_id IS NULL) = (trial IS NULL)", name="jobs_trial_iff_sweep"),
     )
 
     id: str = Field(primary_key=True, max_length=64)
-    owner: str = _owner()
+    owner: str = columns.owner()
     name: str | None = Field(default=None, max_length=100)
     labels: dict[str, str] = Field(sa_column=Column(JSON, nullable=False))
     spec: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
     dataset_id: str | None = Field(default=None, foreign_key="datasets.id", max_length=64)  # the version it trains on
     status: str = Field(default=Status.QUEUED, max_length=16)
     phase: str | None = Field(default=None, max_length=16)
-    created_at: datetime = _time(nullable=False)
-    started_at: datetime | None = _time()
-    finished_at: datetime | None = _time()
+    created_at: datetime = columns.time(nullable=False)
+    started_at: datetime | None = columns.time()
+    finished_at: datetime | None = columns.time()
     attempt: int = 0  # the number of the current or last attempt; the fence of every worker's write
-    forgiven: int = _added_later(0)  # attempts up to this one do not count against max_attempts: it was retried then
-    stop_now: bool = _added_later(default=False)  # it is cancelled without saving: kill the attempt
+    forgiven: int = columns.added_later(
+        0
+    )  # attempts up to this one do not count against max_attempts: it was retried then
+    stop_now: bool = columns.added_later(default=False)  # it is cancelled without saving: kill the attempt
     last_seq: int = 0  # of the newest metrics row; never goes back
     threads: int | None = None  # decided at the first claim and kept: they are part of the result's bits
     worker_id: str | None = Field(default=None, max_length=64)
-    lease_expires_at: datetime | None = _time()
+    lease_expires_at: datetime | None = columns.time()
     epoch: int = 0  # progress: the epoch at work, from 1
     batch: int = 0
     batches: int = 0
@@ -148,11 +126,15 @@ class Job(SQLModel, table=True):
     eta_seconds: float | None = None
     error: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     provenance: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
-    imported: bool = _added_later(default=False)  # it came as a bundle: trained elsewhere, without a dataset here
-    priority: int = _added_later(0)  # among its owner's jobs; more is sooner
+    imported: bool = columns.added_later(
+        default=False
+    )  # it came as a bundle: trained elsewhere, without a dataset here
+    priority: int = columns.added_later(0)  # among its owner's jobs; more is sooner
     idempotency_key: str | None = Field(default=None, max_length=255)  # the client's name for the request that made it
     request_sha256: str | None = Field(default=None, max_length=64)  # of what was asked for with that key
     request_id: str | None = Field(default=None, max_length=32)  # of the request that made it, as the logs name it
+    sweep_id: str | None = Field(default=None, foreign_key="sweeps.id", max_length=64)
+    trial: int | None = None  # its number in the sweep, from 1
 
 
 class Label(SQLModel, table=True):
@@ -161,7 +143,7 @@ class Label(SQLModel, table=True):
     __tablename__ = "labels"
     __table_args__ = (Index("labels_by_value", "key", "value", "job_id"),)
 
-    job_id: str = _job_id()
+    job_id: str = columns.of_job()
     key: str = Field(primary_key=True, max_length=100)
     value: str = Field(max_length=100)
 
@@ -172,23 +154,23 @@ class Turn(SQLModel, table=True):
     __tablename__ = "turns"
 
     owner: str = Field(primary_key=True, max_length=64)
-    at: datetime = _time(nullable=False)
+    at: datetime = columns.time(nullable=False)
 
 
 class Attempt(SQLModel, table=True):
     __tablename__ = "attempts"
     __table_args__ = (
-        CheckConstraint(f"outcome IS NULL OR {_one_of('outcome', Outcome)}", name="attempts_outcome_known"),
+        CheckConstraint(f"outcome IS NULL OR {one_of('outcome', Outcome)}", name="attempts_outcome_known"),
         CheckConstraint("(ended_at IS NULL) = (outcome IS NULL)", name="attempts_ended_at_iff_outcome"),
-        CheckConstraint(f"resume IS NULL OR {_one_of('resume', Resume)}", name="attempts_resume_known"),
+        CheckConstraint(f"resume IS NULL OR {one_of('resume', Resume)}", name="attempts_resume_known"),
     )
 
-    job_id: str = _job_id()
+    job_id: str = columns.of_job()
     number: int = Field(primary_key=True)
     worker_id: str = Field(max_length=64)
-    started_at: datetime = _time(nullable=False)
-    first_batch_at: datetime | None = _time()  # when it had trained one batch
-    ended_at: datetime | None = _time()
+    started_at: datetime = columns.time(nullable=False)
+    first_batch_at: datetime | None = columns.time()  # when it had trained one batch
+    ended_at: datetime | None = columns.time()
     outcome: str | None = Field(default=None, max_length=16)
     resumed_from: int | None = None  # the last epoch that was done when it went on,
     resumed_batch: int | None = None  # and the batches of the next one that were too
@@ -200,10 +182,10 @@ class Attempt(SQLModel, table=True):
 class Transition(SQLModel, table=True):
     __tablename__ = "transitions"
 
-    job_id: str = _job_id()
+    job_id: str = columns.of_job()
     seq: int = Field(primary_key=True)
     status: str = Field(max_length=16)
-    at: datetime = _time(nullable=False)
+    at: datetime = columns.time(nullable=False)
     reason: str | None = Field(default=None, max_length=200)
 
 
@@ -213,11 +195,11 @@ class Epoch(SQLModel, table=True):
     __tablename__ = "epochs"
     __table_args__ = (Index("epochs_by_seq", "job_id", "seq", unique=True),)
 
-    job_id: str = _job_id()
+    job_id: str = columns.of_job()
     epoch: int = Field(primary_key=True)
     seq: int
     attempt: int
-    recorded_at: datetime = _time(nullable=False)
+    recorded_at: datetime = columns.time(nullable=False)
     train_loss: float | None = None
     test_loss: float | None = None
     test_accuracy: float | None = None  # of classification,
@@ -237,10 +219,10 @@ class Epoch(SQLModel, table=True):
 class Checkpoint(SQLModel, table=True):
     __tablename__ = "checkpoints"
 
-    job_id: str = _job_id()
+    job_id: str = columns.of_job()
     epoch: int = Field(primary_key=True)
     attempt: int
-    created_at: datetime = _time(nullable=False)
+    created_at: datetime = columns.time(nullable=False)
     path: str = Field(max_length=200)  # of the weights, relative to the data folder
     sha256: str = Field(max_length=64)
     bytes: int = Field(sa_type=BigInteger)
@@ -262,9 +244,9 @@ class StepCheckpoint(SQLModel, table=True):
 
     __tablename__ = "step_checkpoints"
 
-    job_id: str = _job_id()
+    job_id: str = columns.of_job()
     attempt: int
-    created_at: datetime = _time(nullable=False)
+    created_at: datetime = columns.time(nullable=False)
     epoch: int  # the one at work, from 1
     batch: int  # how many of its batches are trained
     path: str = Field(max_length=200)  # relative to the data folder
@@ -274,11 +256,11 @@ class StepCheckpoint(SQLModel, table=True):
 
 class Event(SQLModel, table=True):
     __tablename__ = "events"
-    __table_args__ = (CheckConstraint(_one_of("kind", EventKind), name="events_kind_known"),)
+    __table_args__ = (CheckConstraint(one_of("kind", EventKind), name="events_kind_known"),)
 
-    job_id: str = _job_id()
+    job_id: str = columns.of_job()
     seq: int = Field(primary_key=True)
-    at: datetime = _time(nullable=False)
+    at: datetime = columns.time(nullable=False)
     attempt: int
     epoch: int  # the one at work, from 1
     kind: str = Field(max_length=32)
@@ -290,9 +272,23 @@ class ReportRow(SQLModel, table=True):
 
     __tablename__ = "reports"
 
-    job_id: str = _job_id()
+    job_id: str = columns.of_job()
     epoch: int
     contents: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    answers: bytes | None = Field(default=None, sa_column=Column(LargeBinary))  # picture by picture, see `answers.py`
+
+
+class SinkRow(SQLModel, table=True):
+    """How far a job's metrics have been written to a sink."""
+
+    __tablename__ = "sinks"
+    __table_args__ = (CheckConstraint(one_of("kind", SinkKind), name="sinks_kind_known"),)
+
+    job_id: str = columns.of_job()
+    kind: str = Field(primary_key=True, max_length=16)
+    seq: int = 0  # of the last row that is there
+    is_done: bool = False  # and it has been told how the job ended
+    run_id: str | None = Field(default=None, max_length=64)  # what the sink calls the job
 
 
 class Alias(SQLModel, table=True):
@@ -311,8 +307,8 @@ class Alias(SQLModel, table=True):
     version: int = 1  # how often it has been pointed at something
     previous_job_id: str | None = Field(default=None, max_length=64)
     previous_epoch: int | None = None
-    created_at: datetime = _time(nullable=False)
-    updated_at: datetime = _time(nullable=False)
+    created_at: datetime = columns.time(nullable=False)
+    updated_at: datetime = columns.time(nullable=False)
 
 
 class ParityRow(SQLModel, table=True):
@@ -321,10 +317,10 @@ class ParityRow(SQLModel, table=True):
     __tablename__ = "parities"
     __table_args__ = (CheckConstraint("(contents IS NULL) <> (error IS NULL)", name="parities_contents_or_error"),)
 
-    job_id: str = _job_id()
+    job_id: str = columns.of_job()
     epoch: int
     sha256: str = Field(max_length=64)  # of the checkpoint
-    made_at: datetime = _time(nullable=False)
+    made_at: datetime = columns.time(nullable=False)
     contents: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     error: str | None = Field(default=None, max_length=300)
 
@@ -334,8 +330,8 @@ class Worker(SQLModel, table=True):
 
     id: str = Field(primary_key=True, max_length=64)
     host: str = Field(max_length=255)
-    started_at: datetime = _time(nullable=False)
-    heartbeat_at: datetime = _time(nullable=False)
+    started_at: datetime = columns.time(nullable=False)
+    heartbeat_at: datetime = columns.time(nullable=False)
 
 
 class Delivery(SQLModel, table=True):
@@ -343,7 +339,7 @@ class Delivery(SQLModel, table=True):
 
     __tablename__ = "deliveries"
     __table_args__ = (
-        CheckConstraint(_one_of("status", DeliveryStatus), name="deliveries_status_known"),
+        CheckConstraint(one_of("status", DeliveryStatus), name="deliveries_status_known"),
         CheckConstraint("(status = 'pending') = (next_at IS NOT NULL)", name="deliveries_next_at_iff_pending"),
         Index("deliveries_by_job", "job_id", "id"),
         Index("deliveries_due", "status", "next_at"),
@@ -354,11 +350,11 @@ class Delivery(SQLModel, table=True):
     hook: int  # its place in the spec's `webhooks`, from 0
     event: str = Field(max_length=32)
     payload: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
-    created_at: datetime = _time(nullable=False)
+    created_at: datetime = columns.time(nullable=False)
     status: str = Field(default=DeliveryStatus.PENDING, max_length=16)
     tries: int = 0
-    next_at: datetime | None = _time()  # when it is tried next; whoever tries it puts this off first
-    settled_at: datetime | None = _time()
+    next_at: datetime | None = columns.time()  # when it is tried next; whoever tries it puts this off first
+    settled_at: datetime | None = columns.time()
     error: str | None = Field(default=None, max_length=200)  # of the last try
 
 
@@ -374,6 +370,6 @@ class ApiKey(SQLModel, table=True):
     name: str | None = Field(default=None, max_length=100)
     owner: str = Field(max_length=64)  # whose things are this key's
     scopes: list[str] = Field(sa_column=Column(JSON, nullable=False))
-    created_at: datetime = _time(nullable=False)
-    expires_at: datetime | None = _time()
-    revoked_at: datetime | None = _time()
+    created_at: datetime = columns.time(nullable=False)
+    expires_at: datetime | None = columns.time()
+    revoked_at: datetime | None = columns.time()

@@ -31,8 +31,8 @@ from worker.jobs.db import Database, now
 from worker.jobs.errors import Conflict, DatasetInvalid, Diverged, NotFound, SpecRefused, StaleAttempt
 from worker.jobs.failures import Failure
 from worker.jobs.spec import Spec
-from worker.jobs.states import OWNED, SPENT, TERMINAL, DatasetStatus, EventKind, Outcome, Status, Wish
-from worker.jobs.tables import Dataset, Job, ParityRow
+from worker.jobs.states import OWNED, SPENT, TERMINAL, DatasetStatus, EventKind, Outcome, SinkKind, Status, Wish
+from worker.jobs.tables import Dataset, Job, ParityRow, SinkRow
 
 REQUESTS: dict[str, Callable[[Database, str], Job | None]] = {
     "cancel": control.cancel,
@@ -101,6 +101,7 @@ def trained(db: Database, outcome: Outcome = Outcome.SUCCEEDED, failure: Failure
     queue.finish(db, job.id, 1, outcome, failure, max_attempts=1)
     with db.write() as session:
         session.add(ParityRow(job_id=job.id, epoch=2, sha256="ab", made_at=now(session), error="It was not."))
+        session.add(SinkRow(job_id=job.id, kind=SinkKind.CSV))
     return queue.get(db, job.id)
 
 

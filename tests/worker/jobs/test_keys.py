@@ -7,10 +7,11 @@ import pytest
 from sqlalchemy import update
 
 from worker.jobs import keys
+from worker.jobs.columns import HOUSE
 from worker.jobs.db import Database
 from worker.jobs.errors import Conflict, NotFound
 from worker.jobs.states import Scope
-from worker.jobs.tables import HOUSE, ApiKey
+from worker.jobs.tables import ApiKey
 
 
 def test_only_the_digest_and_the_beginning_of_a_key_are_stored(db: Database) -> None:

@@ -101,9 +101,10 @@ def _rows_of_the_fourth_revision() -> dict[str, list[dict[str, object]]]:
     return rows | {"step_checkpoints": [inside | {"job_id": job_id, "bytes": 2**40} for job_id in (OLD, OTHER)]}
 
 
-_NEW = ("aliases", "parities", "turns", "deliveries")  # tables, without rows
+_NEW = ("aliases", "parities", "turns", "deliveries", "sweeps", "sinks")  # tables, without rows
 _LABELS = [{"job_id": each, "key": "team", "value": "é"} for each in (OLD, OTHER)]
 _OF_NO_KEY = {"owner": "", "priority": 0, "idempotency_key": None, "request_sha256": None, "request_id": None}
+_OF_NO_SWEEP = {"sweep_id": None, "trial": None}
 _MAY_DO_EVERYTHING = {"owner": "", "name": None, "scopes": ["admin"], "expires_at": None, "revoked_at": None}
 
 
@@ -180,7 +181,8 @@ def test_a_database_of_before_jobs_could_be_paused_keeps_every_row(third: Databa
         for old, new in zip(before[name], rows, strict=True):
             assert new | _hinted(old) == new, name
             assert {column: new[column] for column in new.keys() - old.keys()} == {
-                "jobs": {"forgiven": 0, "stop_now": False, "imported": False, **_OF_NO_KEY},
+                "jobs": {"forgiven": 0, "stop_now": False, "imported": False, **_OF_NO_KEY, **_OF_NO_SWEEP},
+                "reports": {"answers": None},
                 "attempts": {"resumed_batch": None, "resume": None, "resume_reason": None},
                 "datasets": {"owner": ""},
                 "api_keys": {"id": new.get("id"), **_MAY_DO_EVERYTHING},
@@ -202,6 +204,9 @@ def test_a_database_of_before_prediction_keeps_every_row(fourth: Database) -> No
     for row in after["jobs"]:
         assert row.pop("imported") is False
         assert {name: row.pop(name) for name in _OF_NO_KEY} == _OF_NO_KEY
+        assert {name: row.pop(name) for name in _OF_NO_SWEEP} == _OF_NO_SWEEP
+    for row in after["reports"]:
+        assert row.pop("answers") is None
     for row in after["api_keys"]:
         assert is_id(row.pop("id"))
         assert {name: row.pop(name) for name in _MAY_DO_EVERYTHING} == _MAY_DO_EVERYTHING

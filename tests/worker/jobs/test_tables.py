@@ -20,8 +20,8 @@ from worker.jobs import queue, records, submitting
 from worker.jobs.db import Database, now
 from worker.jobs.ids import new_id
 from worker.jobs.spec import Spec
-from worker.jobs.states import EventKind, Outcome, Phase, Resume, Status
-from worker.jobs.tables import Alias, Delivery, Job, Label, ParityRow
+from worker.jobs.states import EventKind, Outcome, Phase, Resume, SinkKind, Status
+from worker.jobs.tables import Alias, Delivery, Job, Label, ParityRow, SinkRow
 
 _TIME = "'2026-01-01 00:00:00.000000'"
 VIOLATIONS = {
@@ -40,6 +40,7 @@ VIOLATIONS = {
         "UPDATE jobs SET status = 'cancelling'",
     ],
     "jobs_lease_iff_worker": [f"UPDATE jobs SET lease_expires_at = {_TIME}"],
+    "jobs_trial_iff_sweep": ["UPDATE jobs SET trial = 1"],
     "datasets_status_known": ["UPDATE datasets SET status = 'done'"],
     "datasets_worker_iff_preparing": [
         f"UPDATE datasets SET worker_id = 'worker-1', lease_expires_at = {_TIME}",
@@ -69,6 +70,7 @@ VIOLATIONS = {
         f"INSERT INTO parities SELECT id, 1, 'ab', {_TIME}, NULL, NULL FROM jobs",
         f"INSERT INTO parities SELECT id, 1, 'ab', {_TIME}, '{{}}', 'It was not.' FROM jobs",
     ],
+    "sinks_kind_known": ["INSERT INTO sinks SELECT id, 'paper', 0, false, NULL FROM jobs"],
     "events_kind_known": [
         f"INSERT INTO events SELECT id, 1, {_TIME}, 1, 1, 'bored', 'It is.' FROM jobs",
     ],
@@ -77,7 +79,7 @@ VIOLATIONS = {
 
 _OF_A_JOB = (
     *("attempts", "transitions", "epochs", "checkpoints", "step_checkpoints", "events", "reports", "parities"),
-    *("labels", "deliveries"),
+    *("labels", "deliveries", "sinks"),
 )
 
 
@@ -100,6 +102,7 @@ def _leave_everything(db: Database, job: Job) -> None:
     records.record_event(db, job.id, job.attempt, 1, EventKind.MICRO_BATCH, "It did not fit.")
     with db.write() as session:
         session.add(Label(job_id=job.id, key="team", value="a"))
+        session.add(SinkRow(job_id=job.id, kind=SinkKind.CSV))
         at = now(session)
         told = Delivery(id=new_id(), job_id=job.id, hook=0, event="x", payload={}, created_at=at, next_at=at)
         session.add(told)
@@ -133,6 +136,9 @@ def test_every_member_of_the_enums_is_accepted(db: Database) -> None:
         for resume in Resume:
             session.execute(text("UPDATE attempts SET resume = :resume"), {"resume": resume})
     job = running(db)
+    with db.write() as session:
+        for sink in SinkKind:
+            session.add(SinkRow(job_id=job.id, kind=sink))
     for kind in EventKind:
         records.record_event(db, job.id, 1, 1, kind, "It happened.")
     assert [each.kind for each in records.events(db, job.id)] == list(EventKind)
