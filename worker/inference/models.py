@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from worker.datasets.pictures import Preprocessing, unit
-from worker.jobs.spec import MSE
 from worker.networks.whole import network
 from worker.training import arithmetic, checkpoints
 from worker.training.checkpoints import Metadata
+from worker.training.scores import probabilities
 
 from .doctor import Doctor
 from .folding import aligned, folded
@@ -62,13 +62,8 @@ class Ready:
         return self._in_chunks(X, lambda chunk: chunk)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Of each class, N x classes. A network trained on one-hot targets gives estimates of them, which need not keep
-        to 0..1.
-        """
-        if isinstance(self.metadata.spec.loss, MSE):
-            positive = logits.clamp(min=torch.finfo(logits.dtype).tiny)
-            return positive / positive.sum(dim=1, keepdim=True)
-        return logits.softmax(dim=1)
+        """Of each class, N x classes."""
+        return probabilities(logits, self.metadata.spec.loss)
 
     @torch.inference_mode()
     def _in_chunks(self, pictures: Tensor, prepare: Callable[[Tensor], Tensor]) -> Tensor:

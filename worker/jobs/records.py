@@ -2,9 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import ColumnElement, ScalarSelect, delete, func, select, update
 from sqlmodel import Session, col
 
 from . import deliveries, kept
@@ -17,6 +17,7 @@ from .spec import Metric
 from .states import EventKind, Phase, Resume, Status
 from .tables import Attempt, Checkpoint, Epoch, Event, Job, ReportRow, StepCheckpoint, Transition
 
+NO_REPORT: Final = "The job has no report yet; it comes with the first epoch. Regression has none."
 _DETAIL_CHARACTERS = 300
 
 
@@ -132,8 +133,11 @@ def record_epoch(
     saved: SavedCheckpoint,
     progress: Progress,
     report: Report | None = None,
+    answers: bytes | None = None,
 ) -> list[str]:
     """Metrics, report, checkpoint row and progress in one transaction: after any crash they agree.
+
+    `answers`: what was answered for each picture, as `PictureAnswers` packs it; kept with the report.
 
     Forgets the checkpoints that the spec does not keep. Returns the paths, relative to the data folder, of all files
     of those that stay: weights and state.
@@ -158,7 +162,8 @@ def record_epoch(
             Checkpoint(job_id=job_id, epoch=result.epoch, attempt=attempt, created_at=now(session), **vars(saved))
         )
         if report is not None:
-            session.merge(ReportRow(job_id=job_id, epoch=report.epoch, contents=report.model_dump(mode="json")))
+            contents = report.model_dump(mode="json")
+            session.merge(ReportRow(job_id=job_id, epoch=report.epoch, contents=contents, answers=answers))
         deliveries.note_epoch(session, job_id, result)
         return kept.prune(session, job_id)
 
@@ -230,10 +235,11 @@ def events(db: Database, job_id: str) -> list[Event]:
 def report(db: Database, job_id: str) -> Report:
     """Of the newest epoch. Raises NotReady."""
     with db.read() as session:
-        row = session.get(ReportRow, job_id)
-    if row is None:
-        raise NotReady("The job has no report yet; it comes with the first epoch. Regression has none.")
-    return Report.model_validate(row.contents)
+        query = select(col(ReportRow.contents)).where(col(ReportRow.job_id) == job_id)
+        contents = session.execute(query).scalar_one_or_none()
+    if contents is None:
+        raise NotReady(NO_REPORT)
+    return Report.model_validate(contents)
 
 
 def transitions(db: Database, job_id: str) -> list[Transition]:
@@ -258,6 +264,16 @@ def checkpoints(db: Database, job_id: str) -> list[KeptCheckpoint]:
         return _checkpoints(session, job_id)
 
 
+def shown_checkpoints(db: Database, job_id: str, newest: int) -> tuple[list[KeptCheckpoint], int]:
+    """The best and so many of the newest, newest first; and how many there are in all."""
+    epoch = col(Checkpoint.epoch)
+    every = select(epoch).where(col(Checkpoint.job_id) == job_id)
+    with db.read() as session:
+        count: int = session.execute(select(func.count()).select_from(every.subquery())).scalar_one()
+        wanted = epoch.in_(every.order_by(epoch.desc()).limit(newest)) | (epoch == _best(session, job_id))
+        return _checkpoints(session, job_id, wanted)[::-1], count
+
+
 def checkpoint(db: Database, job_id: str, which: str) -> KeptCheckpoint:
     """The one that `best`, `last` or the number of an epoch names.
 
@@ -268,25 +284,36 @@ def checkpoint(db: Database, job_id: str, which: str) -> KeptCheckpoint:
 
 def find_checkpoint(session: Session, job_id: str, which: str) -> KeptCheckpoint:
     """As `checkpoint`, inside a transaction."""
-    found = _checkpoints(session, job_id)
-    if not found:
+    epoch = col(Checkpoint.epoch)
+    named = {"best": epoch == _best(session, job_id), "last": epoch == _last(session, job_id)}
+    if which in named or (which.isdecimal() and str(int(which)) == which):
+        found = _checkpoints(session, job_id, named[which] if which in named else epoch == int(which))
+        if found:
+            return found[0]
+    if not _checkpoints(session, job_id, named["last"]):
         raise NotReady
-    for item in found:
-        if (which == "best" and item.is_best) or (which == "last" and item.is_last) or which == str(item.row.epoch):
-            return item
     raise NotFound(f"The job has no checkpoint of epoch {which}, or did not keep it.")
 
 
-def _checkpoints(session: Session, job_id: str) -> list[KeptCheckpoint]:
-    best = kept.best(job_id, kept.policy(session, job_id).best_by).scalar_subquery()
+def _checkpoints(session: Session, job_id: str, wanted: ColumnElement[bool] | None = None) -> list[KeptCheckpoint]:
+    epoch = col(Checkpoint.epoch)
     query = (
-        select(Checkpoint, Epoch, col(Checkpoint.epoch) == best)
+        select(Checkpoint, Epoch, epoch == _best(session, job_id), epoch == _last(session, job_id))
         .join(Epoch, kept.WITH_METRICS)
         .where(col(Checkpoint.job_id) == job_id)
-        .order_by(col(Checkpoint.epoch))
+        .order_by(epoch)
     )
-    rows = session.execute(query).all()
-    return [KeptCheckpoint(row, metrics, is_best, row is rows[-1][0]) for row, metrics, is_best in rows]
+    rows = session.execute(query if wanted is None else query.where(wanted)).all()
+    return [KeptCheckpoint(row, metrics, is_best, is_last) for row, metrics, is_best, is_last in rows]
+
+
+def _best(session: Session, job_id: str) -> ScalarSelect[int]:
+    return kept.best(job_id, kept.policy(session, job_id).best_by).scalar_subquery()
+
+
+def _last(_: Session, job_id: str) -> ScalarSelect[int]:
+    last = select(func.max(Checkpoint.epoch)).where(col(Checkpoint.job_id) == job_id)
+    return last.correlate(None).scalar_subquery()
 
 
 def newest_succeeded(db: Database, caller: Caller = EVERYBODY) -> str:

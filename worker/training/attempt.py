@@ -169,7 +169,8 @@ class _Attempt:
         saved = checkpoints.save(self._place, self._metadata(trained.result), weights, state)
         progress = self._reporter.epoch_done()
         record = partial(records.record_epoch, self._db, self._job.id, self._number)
-        kept = insist(lambda: record(trained.result, saved, progress, trained.report))
+        answers = None if trained.answers is None else trained.answers.pack()
+        kept = insist(lambda: record(trained.result, saved, progress, trained.report, answers))
         self._remove_others(kept)
         _log.info("epoch_done", **asdict(trained.result))
         return trained.result

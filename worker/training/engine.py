@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from worker.datasets.opening import Prepared
 from worker.datasets.pictures import Preprocessing
+from worker.jobs.answers import MOST_PICTURES, PictureAnswers
 from worker.jobs.card import Task
 from worker.jobs.errors import Diverged, OutOfMemory
 from worker.jobs.records import EpochResult
@@ -28,7 +29,7 @@ from .losses import AverageLoss, loss_function
 from .order import derived_seed, epoch_order, lying_order
 from .progress import Reporter
 from .schedules import Schedule
-from .scores import Answers, Distances
+from .scores import Answers, Distances, probabilities
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Trained:
     """What an epoch gave."""
 
     result: EpochResult
-    report: Report | None  # of classification
+    report: Report | None = None  # of classification
+    answers: PictureAnswers | None = None  # likewise, unless they were too many
 
 
 class Engine:
@@ -127,8 +129,9 @@ class Engine:
         )
         self._schedule.epoch_done(vars(result))
         if isinstance(scores, Distances):
-            return Trained(result, None)
-        return Trained(result, report_of(scores.confusion(), self._card.classes, epoch))
+            return Trained(result)
+        report = report_of(scores.confusion(), self._card.classes, epoch)
+        return Trained(result, report, scores.picture_by_picture())
 
     def state_dict(self) -> dict[str, Any]:
         """What going on needs beside the weights that are served. Plain types and tensors only."""
@@ -205,8 +208,7 @@ class Engine:
         while True:
             tests = Batches(split, self._test_batch, self._device, lying_order(split))
             loss_fn.begin()
-            is_classes = self._card.task is Task.CLASSIFICATION
-            scores: Answers | Distances = Answers(len(self._card.classes)) if is_classes else Distances()
+            scores = self._scores()
             try:
                 return test_loop(reporter.test(tests), model, loss_fn, scores), scores
             except (RuntimeError, MemoryError) as error:
@@ -216,6 +218,12 @@ class Engine:
                     raise OutOfMemory("There is not enough memory to test a single picture.") from error
                 self._test_batch = -(-self._test_batch // 2)
             memory.release(self._device)
+
+    def _scores(self) -> Answers | Distances:
+        if self._card.task is Task.REGRESSION:
+            return Distances()
+        are_kept = len(self._test_split) <= MOST_PICTURES
+        return Answers(len(self._card.classes), partial(probabilities, loss=self._spec.loss) if are_kept else None)
 
     def _seeing(self, network: nn.Module) -> nn.Module:
         """The network as the loops use it."""

@@ -1,11 +1,14 @@
 """What the test loop measures beside the loss: right answers for classes, distances for numbers."""
 
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import torch
 from torch import Tensor
 
+from worker.jobs.answers import STEPS, PictureAnswers
 from worker.jobs.report import Pairs, accuracy, macro_f1
+from worker.jobs.spec import MSE, Loss
 
 _TOP: Final = 5
 
@@ -21,14 +24,19 @@ class Scores(Protocol):
 class Answers:
     """Which class was taken for which, from logits."""
 
-    def __init__(self, classes: int) -> None:
-        self._classes = classes
+    def __init__(self, classes: int, probabilities: Callable[[Tensor], Tensor] | None = None) -> None:
+        """`probabilities` makes them of logits; without it, how sure an answer is will not be known."""
+        self._classes, self._probabilities = classes, probabilities
         self._pairs: list[Tensor] = []  # a number per picture: a matrix of 10,000 classes would take 800 MB
+        self._confidences: list[Tensor] = []
         self._in_top5 = torch.zeros((), dtype=torch.int64)
 
     def update(self, pred: Tensor, y: Tensor) -> None:
         """`pred`: logits, N x classes; `y`: int64 N."""
-        self._pairs.append(y * self._classes + pred.argmax(1))
+        predicted = pred.argmax(1)
+        self._pairs.append(y * self._classes + predicted)
+        if self._probabilities is not None:
+            self._confidences.append(self._probabilities(pred.float()).gather(1, predicted[:, None])[:, 0])
         if self._classes > _TOP:
             self._in_top5 = self._in_top5 + _in_top(pred, y).sum()
 
@@ -46,6 +54,26 @@ class Answers:
         """How many pictures have each (class, predicted class)."""
         pairs, counts = torch.cat(self._pairs).unique(return_counts=True)  # type: ignore[no-untyped-call]
         return {divmod(pair, self._classes): count for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True)}
+
+    def picture_by_picture(self) -> PictureAnswers | None:
+        """What was answered for each; None where probabilities were not wanted."""
+        if self._probabilities is None:
+            return None
+        pairs, confidences = torch.cat(self._pairs), torch.cat(self._confidences)
+        steps = (confidences.nan_to_num(nan=0.0).clamp(0, 1) * STEPS).round().long()
+        columns = torch.stack([pairs // self._classes, pairs % self._classes, steps])
+        return PictureAnswers(*columns.tolist())  # a GPU is waited for once
+
+
+def probabilities(logits: Tensor, loss: Loss) -> Tensor:
+    """Of each class, N x classes, as a network that was trained with this loss means its logits.
+
+    One that was trained on one-hot targets gives estimates of them, which need not keep to 0..1.
+    """
+    if isinstance(loss, MSE):
+        positive = logits.clamp(min=torch.finfo(logits.dtype).tiny)
+        return positive / positive.sum(dim=1, keepdim=True)
+    return logits.softmax(dim=1)
 
 
 def _in_top(pred: Tensor, y: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from tests.worker.jobs.making import make_ready
 from worker.datasets.arrays import Writer
 from worker.datasets.looks import Looks, summarise
 from worker.datasets.opening import CARD
-from worker.jobs import queue, records, submitting, versions
+from worker.jobs import answers, queue, records, submitting, versions
 from worker.jobs.db import Database
 from worker.jobs.leftovers import checkpoints_folder
 from worker.jobs.processes import EXIT_DONE, EXIT_STALE, EXIT_STOPPED, Stopped
@@ -94,7 +94,11 @@ def test_an_attempt_trains_records_and_settles_its_job(settings: Settings, db: D
     assert [row.seq for row in records.epochs(db, job.id)] == [1, 2, 3, 4]
     kept = records.checkpoints(db, job.id)
     assert len({each.row.weights_sha256 for each in kept}) == 4
-    assert records.report(db, job.id).epoch == 4
+    report, answered = answers.of_job(db, job.id)
+    assert (report.epoch, report.accuracy) == (4, records.epochs(db, job.id)[-1].test_accuracy)
+    assert answered is not None
+    assert list(answered.labels) == prepared.test.labels.tolist()
+    assert sum(answered.right()) / len(answered) == report.accuracy
     (tried,) = records.attempts(db, job.id)
     assert tried.outcome == Outcome.SUCCEEDED
     assert tried.first_batch_at is not None

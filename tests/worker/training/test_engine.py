@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from tests.tiny import TRAIN, prepare_tiny
+from tests.tiny import TEST, TRAIN, prepare_tiny
 from tests.worker.training.making import Silent, engine, trained
 from worker.datasets.opening import Prepared
 from worker.jobs.errors import Diverged
@@ -177,6 +177,26 @@ def test_an_epoch_is_measured(tiny: Prepared) -> None:
     assert result.test_accuracy is not None
     assert result.test_accuracy <= result.test_top5_accuracy <= 1
     assert result.test_f1 is not None
+
+
+def test_what_was_answered_for_each_picture_is_kept_and_changes_no_bit(
+    tiny: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for most in (TEST, TEST - 1):  # are kept
+        monkeypatch.setattr("worker.training.engine.MOST_PICTURES", most)
+        made = engine(tiny, model={"hidden": [16], "dropout": 0.25}, optimizer={"lr": 0.1})
+        epochs = [made.run_epoch(epoch, Silent()) for epoch in (1, 2)]
+        numbers = [(each.result.train_loss, each.result.test_loss, each.report) for each in epochs]
+        found.append((digest(made.served.state_dict()), numbers, [each.answers for each in epochs]))
+    (kept_digest, kept_numbers, answers), (plain_digest, plain_numbers, none) = found
+    assert (kept_digest, kept_numbers) == (plain_digest, plain_numbers)
+    assert none == [None, None]
+    for (_, _, report), answered in zip(kept_numbers, answers, strict=True):
+        assert report is not None
+        assert answered is not None
+        assert answered.labels == tiny.test.labels.tolist()
+        assert sum(answered.right()) / TEST == report.accuracy
 
 
 def test_a_loss_that_explodes_ends_the_training_where_it_did(tiny: Prepared) -> None:

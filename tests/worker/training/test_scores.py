@@ -1,4 +1,5 @@
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worker.training.scores import Answers, Distances, Scores
+from worker.jobs.answers import STEPS
+from worker.jobs.report import accuracy
+from worker.jobs.spec import MSE, NLL, CrossEntropy, Loss
+from worker.training.scores import Answers, Distances, Scores, probabilities
 
 SIZES = [7, 1, 64, 28]  # of batches, which need not be even
 N = sum(SIZES)
@@ -100,6 +104,55 @@ def test_a_logit_that_is_no_number_is_not_among_the_five_largest() -> None:
     pred[torch.arange(N), y] = math.nan
     assert computed(Answers(7), pred, y)["test_top5_accuracy"] == 0.0
     assert computed(Answers(7), torch.full((N, 7), math.nan), y)["test_top5_accuracy"] == 0.0
+
+
+def shares(logits: Tensor) -> Tensor:
+    """Equal ones where none is positive."""
+    return logits.clamp(min=1e-30) / logits.clamp(min=1e-30).sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    ("loss", "outputs", "expected"),
+    [
+        (CrossEntropy(), lambda logits: logits, lambda logits: logits.softmax(1)),
+        (NLL(name="nll"), lambda logits: logits.log_softmax(1), lambda logits: logits.softmax(1)),
+        (MSE(name="mse"), lambda logits: logits, shares),  # a softmax would level what are estimates of probabilities
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_was_answered_for_each_picture_is_kept_as_a_prediction_would_say_it(
+    loss: Loss, outputs: Any, expected: Any, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, y = torch.randn(N, 4, generator=generator), torch.randint(4, (N,), generator=generator)
+    pred = outputs(logits).to(dtype)
+    answers = Answers(4, partial(probabilities, loss=loss))
+    score = computed(answers, pred, y)["test_accuracy"]
+    found = answers.picture_by_picture()
+    assert found is not None
+    assert found.labels == y.tolist()
+    assert found.predicted == pred.argmax(1).tolist()
+    assert accuracy(answers.confusion()) == score == sum(found.right()) / N
+    likeliest = expected(pred.float() if isinstance(loss, MSE) else logits.to(dtype).float()).max(1).values
+    precise = 2e-5 if dtype is torch.float32 else 0.02
+    assert [found.probability(index) for index in range(N)] == pytest.approx(likeliest.tolist(), abs=precise)
+
+
+def test_a_probability_that_is_no_number_is_none_at_all() -> None:
+    answers = Answers(2, partial(probabilities, loss=CrossEntropy()))
+    answers.update(torch.tensor([[math.nan, 1.0], [9e30, -9e30]]), torch.tensor([1, 0]))
+    found = answers.picture_by_picture()
+    assert found is not None
+    assert (found.predicted, found.steps) == ([0, 0], [0, STEPS])
+
+
+def test_keeping_answers_changes_no_score() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pred, y = torch.randn(N, 8, generator=generator), torch.randint(8, (N,), generator=generator)
+    kept, not_kept = Answers(8, partial(probabilities, loss=CrossEntropy())), Answers(8)
+    assert computed(kept, pred, y) == computed(not_kept, pred, y)
+    assert kept.confusion() == not_kept.confusion()
+    assert not_kept.picture_by_picture() is None
 
 
 def test_ten_thousand_classes_need_no_matrix() -> None:
