@@ -1,56 +1,69 @@
-"""The `epochd` command."""
+"""The `epochd` command: what `commands/` has, put together."""
 
-import os
-import sys
-from importlib.metadata import version as installed_version
-from typing import Annotated
+import importlib
+from typing import Annotated, Any, Final
 
 import typer
-from worker.jobs import logs
-from worker.jobs.starting import leave, open_database, read_settings
+from typer.core import TyperGroup
 
-from . import admin, keys
-from . import serve as parent
+from .commands import (
+    comparing,
+    daemons,
+    datasets,
+    following,
+    jobs,
+    logs,
+    metrics,
+    models,
+    predicting,
+    specs,
+    submitting,
+    sweeps,
+)
+
+# They talk to the database, and what that takes to load is not wanted where nobody asks for them.
+_LATER: Final = {"admin": "service.admin", "keys": "service.keys"}
+_EXIT_CODES: Final = """\
+Exit codes: 0 fine; 1 the service refused, or the job that was followed has failed; 2 wrong usage, or a file that cannot
+be read; 3 no service answers; 4 there is no such thing; 5 the job that was followed was cancelled; 130 Ctrl-C."""
+_WHERE: Final = """\
+The service is looked for at EPOCHD_URL, else at http://127.0.0.1 and EPOCHD_PORT, with the key in EPOCHD_API_KEY."""
+
+
+class _Commands(TyperGroup):
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, found, rest = super().resolve_command(ctx, args)
+        if name in _LATER:
+            found = typer.main.get_command(importlib.import_module(_LATER[name]).app)
+            found.name = name
+        return name, found, rest
+
 
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     help="Trains image models for whoever asks over HTTP.",
+    epilog=f"{_WHERE}\n\n{_EXIT_CODES}",
 )
-app.add_typer(admin.app, name="admin")
-app.add_typer(keys.app, name="keys")
 
 
-@app.command()
-def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on [env EPOCHD_HOST]")] = None,
-    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one [env EPOCHD_PORT]")] = None,
-    data_dir: Annotated[str | None, typer.Option(help="Data folder [env EPOCHD_DATA_DIR]")] = None,
+@app.callback()
+def everywhere(
+    url: Annotated[str | None, typer.Option(help="Where the service is; every command takes it too")] = None,
+    key: Annotated[str | None, typer.Option(help="API key; every command takes it too")] = None,
 ) -> None:
-    """Run the service and a worker in the foreground; Ctrl-C stops both."""
-    given = {"EPOCHD_HOST": host, "EPOCHD_PORT": port, "EPOCHD_DATA_DIR": data_dir}
-    os.environ.update({name: str(value) for name, value in given.items() if value is not None})
-    settings = read_settings()
-    logs.configure("epochd")
-    open_database(settings).close()  # what is wrong with it would end both children again and again
-    try:
-        listener = parent.listen(settings)
-    except OSError as error:
-        leave(1, f"cannot listen on {settings.host} port {settings.port}: {error.strerror}. Try --port 0.")
-    raise typer.Exit(parent.run(listener, settings))
+    """Trains image models for whoever asks over HTTP."""
 
 
-@app.command()
-def worker() -> None:
-    """Run a worker in the foreground, on the database that EPOCHD_DATABASE_URL or the data folder names."""
-    os.execv(sys.executable, [sys.executable, "-m", "worker"])  # noqa: S606  # nosec B606  # our own, from a list
-
-
-@app.command()
-def version() -> None:
-    """Say which version this is."""
-    typer.echo(f"epochd {installed_version('epochd')}")
+for _room in (daemons, submitting, following, jobs, logs, metrics, predicting, sweeps, comparing, specs):
+    app.registered_commands += _room.app.registered_commands
+app.add_typer(sweeps.group, name="sweeps")
+app.add_typer(datasets.app, name="datasets")
+app.add_typer(models.app, name="models")
+app.add_typer(typer.Typer(help="Make, list and revoke API keys. With the first, the service is closed."), name="keys")
+app.add_typer(typer.Typer(help="Look after the data folder and the database."), name="admin")
 
 
 def main() -> None:

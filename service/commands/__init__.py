@@ -1,0 +1,1 @@
+"""The commands of `epochd` that ask a service; `service/cli.py` puts them together."""
