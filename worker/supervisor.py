@@ -18,7 +18,7 @@ from typing import Final
 import structlog
 
 from worker.attempts import Attempts
-from worker.jobs import datasets, queue, workers
+from worker.jobs import datasets, queue, sweeps, workers
 from worker.jobs.db import DATABASE_AWAY, Database, insist
 from worker.jobs.files import is_unlocked
 from worker.jobs.settings import Settings
@@ -112,7 +112,8 @@ class Supervisor:
             self._next_heartbeat = time.monotonic() + self._settings.heartbeat_seconds
             self._rescue(judge_leases=self._judge.may())
         training, preparing = self._lanes
-        training.watch()
+        if training.watch():
+            self._settle_sweeps()
         if preparing.watch():
             self._tidy(now=True)
         claimed = [attempts.claim() for attempts in self._lanes]
@@ -120,13 +121,18 @@ class Supervisor:
             self._wait()
 
     def _tidy(self, *, now: bool = False) -> None:
-        """What follows from a dataset's end, whoever saw it end."""
+        """What follows from a dataset's or a job's end, whoever saw it end."""
         if failed := queue.fail_hopeless(self._db):
             _log.warning("jobs_without_dataset", jobs=failed)
+        self._settle_sweeps()
         if now or time.monotonic() >= self._next_sweep:
             sweep(self._db, self._settings.data_dir)
             retain(self._db, self._settings)
             self._next_sweep = time.monotonic() + _SWEEP_SECONDS
+
+    def _settle_sweeps(self) -> None:
+        for sweep_id in sweeps.settle(self._db):
+            _log.info("sweep_settled", sweep=sweep_id)
 
     def _wait(self) -> None:
         """An idle worker looks often, so that a job begins at once; a busy one seldom, so that it does not take the

@@ -28,6 +28,8 @@ _SUMMARY: dict[str, Any] = {
     "attempt": 1,
     "error": None,
     "priority": 0,
+    "sweep": None,
+    "trial": None,
     "owner": "",
     "created_at": _CREATED,
     "started_at": _STARTED,
@@ -137,6 +139,54 @@ _DELIVERY: dict[str, Any] = {
 _PIXELS: dict[str, Any] = {"name": "pixels", "datatype": "FP32", "shape": [-1, 1, 28, 28]}
 _LOGITS: dict[str, Any] = {"name": "logits", "datatype": "FP32", "shape": [-1, 10]}
 _READY: dict[str, Any] = {"ready": True, "detail": "The database answers."}
+_ANSWERED: dict[str, Any] = {
+    "index": 17,
+    "label": "sandal",
+    "predicted": "boot",
+    "probability": 0.97,
+    "url": f"/jobs/{_JOB}/report/pictures/17.png",
+}
+_COMPARED: dict[str, Any] = {
+    "id": _JOB,
+    "name": "tutorial",
+    "status": "succeeded",
+    "epoch": 5,
+    "accuracy": 0.96,
+    "metrics": {"test_loss": {"best": 0.21, "best_epoch": 4, "last": 0.22}},
+}
+_OF_CLASS: dict[str, Any] = {"support": 98, "recall": 0.92, "recall_change": 0.0, "f1": 0.91, "f1_change": 0.0}
+_SWEEP: Final = "18eb777d067481165fe33af2"
+_PARAMETERS: dict[str, Any] = {"optimizer.lr": {"values": [0.1, 0.01]}, "seed": {"values": [0, 1]}}
+_SWEEP_FORM: dict[str, Any] = {
+    "name": "rates",
+    "spec": {"epochs": 2, "model": {"name": "mlp", "hidden": [512, 512]}},
+    "parameters": _PARAMETERS,
+    "search": {"name": "grid"},
+    "metric": "test_accuracy",
+}
+_TRIAL: dict[str, Any] = {
+    "trial": 1,
+    "job": _JOB,
+    "status": "succeeded",
+    "parameters": {"optimizer.lr": 0.1, "seed": 0},
+    "epoch": 2,
+    "epochs": 2,
+    "value": 0.8012,
+    "last": 0.8012,
+    "progress": 1.0,
+}
+_SWEEP_SUMMARY: dict[str, Any] = {
+    "id": _SWEEP,
+    "owner": "",
+    "name": "rates",
+    "status": "running",
+    "search": "grid",
+    "metric": "test_accuracy",
+    "rung": 0,
+    "counts": {"succeeded": 1, "queued": 3},
+    "created_at": _CREATED,
+    "finished_at": None,
+}
 
 BODIES: Final[dict[str, Any]] = {
     "Spec": {"name": "tutorial", "dataset": {"name": "fashion-mnist"}, "epochs": 5, "batch_size": 64},
@@ -255,6 +305,50 @@ BODIES: Final[dict[str, Any]] = {
         "model_name": "default",
         "model_version": "5",
         "outputs": [_LOGITS | {"shape": [1, 2], "data": [0.3, -0.1]}],
+    },
+    "AnsweredPage": {"epoch": 5, "total": 5, "data": [_ANSWERED], "note": None},
+    "PicturesPage": {
+        "name": "shoes",
+        "version": 2,
+        "split": "test",
+        "total": 98,
+        "data": [
+            {"index": 3, "label": "boot", "targets": None, "url": "/datasets/shoes/pictures/test/3.png?version=2"}
+        ],
+    },
+    "ComparisonBody": {
+        "jobs": [_COMPARED | {"id": _OTHER, "accuracy": 0.915}, _COMPARED],
+        "spec": [{"pointer": "/optimizer/lr", "values": {_OTHER: 0.001, _JOB: 0.01}}],
+        "provenance": [{"pointer": "/threads", "values": {_OTHER: 1, _JOB: 2}}],
+        "classes": [{"label": "boot", "jobs": {_OTHER: _OF_CLASS, _JOB: _OF_CLASS | {"f1": 0.97, "f1_change": 0.06}}}],
+        "pairs": [
+            {
+                "first": _OTHER,
+                "second": _JOB,
+                "same_pictures": True,
+                "counts": {"both_right": 180, "only_first": 3, "only_second": 12, "both_wrong": 5},
+                "p": 0.03515625,
+                "better": _JOB,
+                "verdict": f"Job {_JOB} is better: 3 of 200 test pictures only the first got right, and 12 only the "
+                "second (p = 0.035).",
+                "flipped": [
+                    {
+                        "index": 17,
+                        "label": "sandal",
+                        "first": {"predicted": "boot", "probability": 0.62},
+                        "second": {"predicted": "sandal", "probability": 0.81},
+                        "url": f"/jobs/{_OTHER}/report/pictures/17.png",
+                    }
+                ],
+            }
+        ],
+    },
+    "SweepForm": _SWEEP_FORM,
+    "SweepBody": _SWEEP_SUMMARY | {"form": _SWEEP_FORM | {"spec": _SPEC}, "best": _TRIAL, "trials": [_TRIAL]},
+    "SweepPage": {"data": [_SWEEP_SUMMARY], "has_more": False, "next_cursor": None},
+    "SweepPlan": {
+        "trials": [{"trial": 1, "parameters": {"optimizer.lr": 0.1, "seed": 0}}],
+        "rungs": [{"trials": 27, "epochs": 1}, {"trials": 9, "epochs": 3}],
     },
 }
 

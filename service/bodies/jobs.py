@@ -59,6 +59,8 @@ class JobSummary(FromRow):
     name: str | None
     labels: dict[str, str]
     priority: int
+    sweep: str | None = Field(description="The id of the sweep that it is a trial of")
+    trial: int | None = Field(description="Which one, from 1")
     status: Status
     phase: Phase | None = Field(description="What a running job is doing")
     progress: ProgressBody
@@ -71,7 +73,8 @@ class JobSummary(FromRow):
     @classmethod
     def of(cls, job: Job, **more: Any) -> Self:
         fields = {name: getattr(job, name) for name in cls.model_fields if hasattr(job, name)}
-        return cls.model_validate(fields | {"progress": ProgressBody.model_validate(job)} | more)
+        progress = ProgressBody.model_validate(job)
+        return cls.model_validate(fields | {"sweep": job.sweep_id, "progress": progress} | more)
 
 
 class QueueBody(BaseModel):

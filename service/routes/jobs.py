@@ -31,6 +31,7 @@ from worker.jobs.settings import Settings
 from worker.jobs.spec import Spec
 from worker.jobs.states import Status
 from worker.jobs.submitting import Origin, Quota
+from worker.jobs.tables import Job
 from worker.jobs.texts import looks_like_key
 
 from service.bodies.jobs import JobBody, JobPage, JobSummary
@@ -85,6 +86,9 @@ class ListQuery(BaseModel, extra="allow"):
 
     status: Status | None = Field(None, description="Only jobs of this status")
     created_after: Moment | None = Field(None, description="Only jobs made later than this (RFC 3339)")
+    sweep: Annotated[str, Field(pattern=r"^[0-9a-f]{24}$")] | None = Field(
+        None, description="Only trials of this sweep"
+    )
     after: Annotated[str, Field(pattern=r"^[0-9a-f]{24}$")] | None = Field(
         None, description="`next_cursor` of the page before"
     )
@@ -93,7 +97,7 @@ class ListQuery(BaseModel, extra="allow"):
     @property
     def filter(self) -> Filter:
         labels = tuple((name.removeprefix(_LABEL), value) for name, value in self.__pydantic_extra__.items())
-        return Filter(self.status, labels, self.created_after)
+        return Filter(self.status, labels, self.created_after, self.sweep)
 
 
 class SubmitQuery(BaseModel, extra="forbid"):
@@ -180,7 +184,7 @@ class _Submission:
 
     def begin(self) -> JobBody | None:
         """The job, as it was when this request came before, or new. None: its network is to be planned first."""
-        job = submitting.replayed(self._db, self._spec, self._origin)
+        job = submitting.replayed(self._db, Job, self._spec, self._origin)
         if job is not None:
             return whole(self._db, job)
         require_space(self._settings)

@@ -4,11 +4,11 @@ Each function is one state change in one transaction, as in `queue.py`. To ask f
 """
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
+from sqlalchemy import Delete, func, select, update
 from sqlalchemy import delete as delete_rows
-from sqlalchemy import func, select, update
 from sqlmodel import Session, col
 
 from . import aliases, kept, queue
@@ -17,8 +17,9 @@ from .errors import Conflict, SpecRefused
 from .patches import keeps_training, patched
 from .spec import Checkpoints, Cosine, OneCycle, Spec
 from .states import TERMINAL, DatasetStatus, Status
-from .tables import Alias, Attempt, Checkpoint, Dataset, Epoch, Job, ParityRow, ReportRow, StepCheckpoint
+from .tables import Alias, Attempt, Checkpoint, Dataset, Epoch, Job, ParityRow, ReportRow, StepCheckpoint, Sweep
 
+TIED_TO_EPOCHS: Final = (Cosine, OneCycle)  # schedules that are made for the number of epochs
 _OF_A_TRAINING = (Epoch, Checkpoint, StepCheckpoint, ReportRow, ParityRow)
 
 
@@ -30,18 +31,23 @@ def cancel(db: Database, job_id: str, *, at_once: bool = False) -> Job:
     """
     with db.write() as session:
         job = queue.find(session, job_id, lock=True)
-        if job.status in (Status.QUEUED, Status.PAUSED):
-            reason = f"cancelled while {job.status}"
-            job.status, job.finished_at = Status.CANCELLED, now(session)
-            queue.note(session, job_id, Status.CANCELLED, reason)
-        elif job.status in (Status.RUNNING, Status.PAUSING):
-            job.status = Status.CANCELLING
-            queue.note(session, job_id, Status.CANCELLING, "cancel requested")
-        elif job.status in (Status.SUCCEEDED, Status.FAILED):
-            raise Conflict(f"The job has {job.status} and cannot be cancelled any more.")
-        if job.status == Status.CANCELLING:
-            job.stop_now = job.stop_now or at_once
+        stop(session, job, at_once=at_once)
         return job
+
+
+def stop(session: Session, job: Job, *, at_once: bool = False) -> None:
+    """As `cancel`, inside a transaction. The job is locked."""
+    if job.status in (Status.QUEUED, Status.PAUSED):
+        reason = f"cancelled while {job.status}"
+        job.status, job.finished_at = Status.CANCELLED, now(session)
+        queue.note(session, job.id, Status.CANCELLED, reason)
+    elif job.status in (Status.RUNNING, Status.PAUSING):
+        job.status = Status.CANCELLING
+        queue.note(session, job.id, Status.CANCELLING, "cancel requested")
+    elif job.status in (Status.SUCCEEDED, Status.FAILED):
+        raise Conflict(f"The job has {job.status} and cannot be cancelled any more.")
+    if job.status == Status.CANCELLING:
+        job.stop_now = job.stop_now or at_once
 
 
 def pause(db: Database, job_id: str) -> Job:
@@ -99,39 +105,53 @@ def extend(db: Database, job_id: str, epochs: int) -> Job:
     """
     with db.write() as session:
         job = queue.find(session, job_id, lock=True)
-        if job.status != Status.SUCCEEDED:
-            raise Conflict(f"The job is {job.status}; only one that has succeeded can be extended.")
-        if job.imported:
-            raise Conflict("The job was imported, without what a training needs to go on; submit a new job.")
-        spec = _valid(job.spec)
-        if isinstance(spec.schedule, Cosine | OneCycle):
-            raise Conflict(
-                f"The schedule {spec.schedule.name} ends with the last epoch: more of them would be another training. "
-                "Submit a new job."
-            )
-        trained = select(func.coalesce(func.max(Epoch.epoch), 0)).where(col(Epoch.job_id) == job_id)
-        if session.execute(trained).scalar_one() < spec.epochs:
-            raise Conflict("The training stopped early, because it got no better; more epochs would end it again.")
-        job.spec = _with_epochs(spec, spec.epochs + epochs).model_dump(mode="json")
-        _requeue(session, job, f"extended by {epochs} epochs")
+        lengthen(session, job, epochs)
         return job
+
+
+def lengthen(session: Session, job: Job, epochs: int) -> None:
+    """As `extend`, inside a transaction. The job is locked, and where this raises nothing has been changed."""
+    if job.status != Status.SUCCEEDED:
+        raise Conflict(f"The job is {job.status}; only one that has succeeded can be extended.")
+    if job.imported:
+        raise Conflict("The job was imported, without what a training needs to go on; submit a new job.")
+    spec = _valid(job.spec)
+    if isinstance(spec.schedule, TIED_TO_EPOCHS):
+        raise Conflict(
+            f"The schedule {spec.schedule.name} ends with the last epoch: more of them would be another training. "
+            "Submit a new job."
+        )
+    trained = select(func.coalesce(func.max(Epoch.epoch), 0)).where(col(Epoch.job_id) == job.id)
+    if session.execute(trained).scalar_one() < spec.epochs:
+        raise Conflict("The training stopped early, because it got no better; more epochs would end it again.")
+    longer = _with_epochs(spec, spec.epochs + epochs).model_dump(mode="json")
+    _requeue(session, job, f"extended by {epochs} epochs")
+    job.spec = longer
 
 
 def delete(db: Database, job_id: str) -> None:
     """All rows of a job that has ended; the caller removes its folder. Raises NotFound and Conflict.
 
-    Not of one that an alias points at. An alias that pointed at it before cannot be rolled back to it any more.
+    Not of one that an alias points at. An alias that pointed at it before cannot be rolled back to it any more. A sweep
+    goes with the last of its trials.
     """
     with db.write() as session:
+        sweep_id = queue.find(session, job_id).sweep_id
+        if sweep_id is not None:  # of two that delete its last trials, one comes after the other
+            session.get(Sweep, sweep_id, with_for_update=True)
         job = queue.find(session, job_id, lock=True)
         if job.status not in TERMINAL:
             raise Conflict(f"The job is {job.status}; cancel it first.")
         aliases.let_go(session, job_id)
         session.delete(job)
+        session.flush()
+        if sweep_id is not None:
+            session.execute(_without_trials().where(col(Sweep.id) == sweep_id))
 
 
 def delete_old(db: Database, days: float) -> list[str]:
-    """Deletes the rows of jobs that ended longer ago, but for those that an alias points at.
+    """Deletes the rows of jobs that ended longer ago, but for those that an alias points at; and what they leave of
+    sweeps.
 
     Returns their ids; the caller removes their folders.
     """
@@ -140,7 +160,9 @@ def delete_old(db: Database, days: float) -> list[str]:
         unnamed = delete_rows(Job).where(col(Job.id).in_(old), col(Job.id).not_in(select(col(Alias.job_id))))
         gone = list(session.execute(unnamed.returning(col(Job.id))).scalars())
         aliases.forget_previous(session, gone)
-        return gone
+    with db.write() as session:  # others lock a sweep before its jobs
+        session.execute(_without_trials())
+    return gone
 
 
 def thin_old(db: Database, days: float) -> dict[str, tuple[int, list[str]]]:
@@ -159,6 +181,10 @@ def thin_old(db: Database, days: float) -> dict[str, tuple[int, list[str]]]:
             if len(files) < len(before):
                 thinned[job_id] = (queue.find(session, job_id).attempt, files)
         return thinned
+
+
+def _without_trials() -> Delete:
+    return delete_rows(Sweep).where(~select(col(Job.id)).where(col(Job.sweep_id) == col(Sweep.id)).exists())
 
 
 def _ended_before(session: Session, days: float) -> Any:

@@ -22,6 +22,7 @@ class Filter(NamedTuple):
     status: Status | None = None
     labels: tuple[tuple[str, str], ...] = ()  # all of them
     created_after: datetime | None = None
+    sweep: str | None = None  # its trials
 
 
 EVERY: Final = Filter()
@@ -39,6 +40,8 @@ def jobs(
     query = select(Job).where(visible(Job.owner, caller)).order_by(col(Job.id).desc()).limit(limit + 1)
     if wanted.status is not None:
         query = query.where(col(Job.status) == wanted.status)
+    if wanted.sweep is not None:
+        query = query.where(col(Job.sweep_id) == wanted.sweep)
     for key, value in wanted.labels:
         query = query.where(
             col(Job.id).in_(select(col(Label.job_id)).where(col(Label.key) == key, col(Label.value) == value))

@@ -3,6 +3,7 @@
 from .models import CNN, MLP, RESNETS, TORCHVISION, ActivationName, Layers, Model, Torchvision
 from .part import NAME_PATTERN, UNKNOWN_NAME, Name, Part, Text
 from .spec import Dataset, Spec
+from .sweep import VARIED, Grid, Halving, Parameter, Random, Range, Search, SweepForm, Value, Values
 from .training import (
     EMA,
     LOWER_IS_BETTER,
@@ -44,6 +45,7 @@ __all__ = [
     "SGD",
     "TORCHVISION",
     "UNKNOWN_NAME",
+    "VARIED",
     "ActivationName",
     "Adam",
     "Augmentation",
@@ -53,6 +55,8 @@ __all__ = [
     "CrossEntropy",
     "Dataset",
     "EarlyStopping",
+    "Grid",
+    "Halving",
     "Layers",
     "Loss",
     "Metric",
@@ -61,14 +65,21 @@ __all__ = [
     "Name",
     "OneCycle",
     "Optimizer",
+    "Parameter",
     "Part",
     "Plateau",
     "RMSprop",
+    "Random",
+    "Range",
     "Schedule",
+    "Search",
     "Spec",
     "StepDecay",
+    "SweepForm",
     "Text",
     "Threshold",
     "Torchvision",
+    "Value",
+    "Values",
     "Webhook",
 ]
