@@ -1,4 +1,4 @@
-"""`epochd serve`: a small parent that keeps the service and the worker running. It never loads torch.
+"""`epochd serve`: a small parent that keeps the service, the worker and any sinks running. It never loads torch.
 
 It owns the listening socket: while the service restarts, connections wait instead of being refused.
 """
@@ -15,7 +15,9 @@ from types import FrameType
 import structlog
 from worker.jobs.processes import die_with_parent
 from worker.jobs.settings import Settings
-from worker.jobs.starting import OF_THE_SERVICE
+from worker.jobs.starting import EXIT_SETTINGS, OF_THE_SERVICE, leave
+
+from .sinks.sink import missing
 
 _LOOK_SECONDS = 0.2  # each look takes a core from a training's threads for a moment
 _GRACE_SECONDS = 10.0  # on top of what the worker gives its attempts
@@ -60,10 +62,12 @@ def listen(settings: Settings) -> socket.socket:
 
 
 def run(listener: socket.socket, settings: Settings) -> int:
-    """Serves until SIGTERM or SIGINT, then stops both children; a second signal kills them.
+    """Serves until SIGTERM or SIGINT, then stops its children; a second signal kills them.
 
-    Returns the exit code: 1 when a child had to be killed.
+    Returns the exit code: 1 when a child had to be killed. Leaves at once when a sink's library is not installed.
     """
+    if sentences := missing(settings.sinks):
+        leave(EXIT_SETTINGS, *sentences)
     signals: list[int] = []
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
@@ -79,6 +83,8 @@ def run(listener: socket.socket, settings: Settings) -> int:
         Kept("service", lambda: _start("service", "--fd", str(fd), pass_fds=(fd,))),
         Kept("worker", lambda: _start("worker", without=OF_THE_SERVICE)),
     ]
+    if settings.sinks:
+        kept.append(Kept("sinks", lambda: _start("service.sinks", without=OF_THE_SERVICE)))
     while not signals:
         for each in kept:
             each.keep()

@@ -1,7 +1,8 @@
 """Metrics, one row an epoch."""
 
-from datetime import datetime
-from typing import Self
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Final, Self
 
 from pydantic import BaseModel, Field
 from worker.jobs.states import TERMINAL, Status
@@ -51,3 +52,26 @@ class MetricsPage(BaseModel):
             status=Status(job.status),
             terminal=job.status in TERMINAL and whole,
         )
+
+
+COLUMNS: Final = tuple(MetricsRow.model_fields)  # of a table of metrics
+CSV_HEADER: Final = ",".join(COLUMNS) + "\n"
+_ODD: Final = frozenset({"nan", "inf", "-inf"})
+
+
+def csv_lines(rows: Iterable[Epoch]) -> str:
+    """Lines of a table with those columns: the values of `MetricsRow`, numbers to their last digit, null as nothing."""
+    return "".join(",".join(_cell(getattr(row, name)) for name in COLUMNS) + "\n" for row in rows)
+
+
+def _cell(value: float | datetime | str | None) -> str:
+    """Numbers, times, and the three words that there are for what is no number: nothing that a spreadsheet computes."""
+    match value:
+        case None:
+            return ""
+        case datetime():
+            return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+        case str():
+            return value if value in _ODD else ""
+        case _:
+            return repr(value)

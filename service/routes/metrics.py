@@ -4,13 +4,15 @@ import asyncio
 import hashlib
 import math
 from collections.abc import AsyncIterator
+from itertools import chain
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
-from worker.jobs import following
+from worker.jobs import following, sinks
 from worker.jobs.db import Database
 from worker.jobs.errors import NotFound, TooManyStreams
 from worker.jobs.following import Mark
@@ -18,7 +20,7 @@ from worker.jobs.owners import Caller
 from worker.jobs.states import TERMINAL, Status
 from worker.jobs.tables import Epoch, Job
 
-from service.bodies.metrics import MetricsPage
+from service.bodies.metrics import CSV_HEADER, MetricsPage, csv_lines
 from service.deps import CallerDep, DatabaseDep, JobDep
 from service.errors import responses
 from service.feed import Feed, Follower
@@ -61,6 +63,19 @@ async def _follower(job: JobDep, feed: FeedDep) -> AsyncIterator[Follower]:
 
 FollowerDep = Annotated[Follower, Depends(_follower)]
 _NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "Nothing has changed since that `ETag`"}}
+_TABLE: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The names of a row's fields, then a line a row",
+        "content": {"text/csv": {"schema": {"type": "string"}}},
+        "headers": {
+            "Content-Disposition": {
+                "description": "A name for the file",
+                "schema": {"type": "string"},
+                "example": 'attachment; filename="18eb6e79fb8ad69c6c8a2500-metrics.csv"',
+            }
+        },
+    }
+}
 
 
 @router.get(
@@ -92,6 +107,26 @@ async def read(
         job, rows = await run_in_threadpool(_page, db, job_id, query, caller)
     page = MetricsPage.of(job, rows, query.since, whole=len(rows) < query.limit)
     return _tagged(page, if_none_match, {} if page.terminal else {"Retry-After": str(_next_row(job, rows))})
+
+
+@router.get(
+    "/metrics.csv",
+    operation_id="read_metrics_csv",
+    summary="Download metrics as a table",
+    response_class=StreamingResponse,
+    responses=responses(NotFound) | _TABLE,
+)
+def read_csv(job: JobDep, db: DatabaseDep) -> StreamingResponse:
+    """All rows there are, oldest first, with the fields that polling gives: numbers to their last digit, times in RFC
+    3339, null as nothing.
+    """
+    pages = sinks.pages(db, job.id, until=job.last_seq)
+    first = next(pages, [])  # now: when the database is away, there can still be another answer
+    return StreamingResponse(
+        chain([CSV_HEADER, csv_lines(first)], map(csv_lines, pages)),
+        media_type="text/csv",
+        headers={"Content-Disposition": f'attachment; filename="{job.id}-metrics.csv"'},
+    )
 
 
 @router.get(
