@@ -117,6 +117,8 @@ class Models:
         size = sum(tensor.nbytes for tensor in plain.state_dict().values())
         layout = arithmetic.memory_format(plain)
         device = self._place(size)
+        if device.type == "cuda":
+            arithmetic.use_on_gpu("ieee")
         precision = metadata.spec.precision if device.type == "cuda" or metadata.spec.precision == "bf16" else "fp32"
         # Weights of 16 bits round what is folded into them: one picture in 600 would change its class.
         made = (folded(plain) if precision in ("fp32", "tf32") else plain).to(device).to(memory_format=layout)

@@ -44,11 +44,15 @@ def use(arithmetic: Arithmetic, precision: str, device: torch.device) -> None:
     if device.type == "cpu":
         torch.set_float32_matmul_precision(arithmetic)
         return
-    kind = "tf32" if precision == "tf32" else "ieee"
-    torch.backends.cuda.matmul.fp32_precision = kind
-    torch.backends.cudnn.conv.fp32_precision = kind  # type: ignore[attr-defined]
+    use_on_gpu("tf32" if precision == "tf32" else "ieee")
     torch.backends.cudnn.deterministic = True
     torch.cuda.set_device(device)
+
+
+def use_on_gpu(kind: Literal["ieee", "tf32"]) -> None:
+    """For fp32 products and convolutions of the whole process. torch's own choice for convolutions is tf32."""
+    torch.backends.cuda.matmul.fp32_precision = kind
+    torch.backends.cudnn.conv.fp32_precision = kind  # type: ignore[attr-defined]
 
 
 def scaler(precision: str, device: torch.device) -> GradScaler | None:
