@@ -37,7 +37,7 @@ types: .venv/installed ## mypy, strict, over code and tests
 unit: .venv/installed ## The unit tier, in seconds
 	$(PYTEST) -q -n 2 tests/service tests/worker
 
-e2e: .venv/installed ## Over real HTTP with a real worker process, and the README's commands
+e2e: .venv/installed .venv/browser/installed ## Over real HTTP with a real worker process, and the README's commands
 	$(PYTEST) -q tests/end_to_end
 
 chaos-short: .venv/installed ## Twenty kills, races, and a few of everything else that takes seconds
@@ -89,6 +89,21 @@ clean: ## Remove the virtual environment and caches (not your data folder)
 .venv/tools/installed: | .venv/installed
 	@$(BIN)/python -m venv --without-pip .venv/tools
 	@$(PIP) --python .venv/tools/bin/python install -q openapi-python-client==0.29.1 pip-audit==2.10.1; touch $@
+
+# The dashboard's tests drive Debian's chromium, and axe-core looks for what keeps people out. Without root, or without
+# npm, those tests say so and skip themselves.
+.venv/browser/installed: | .venv/installed
+	@mkdir -p .venv/browser; \
+	if ! command -v chromium chromium-browser google-chrome > /dev/null; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+			echo "Installing chromium, for the tests of the dashboard"; \
+			{ apt-get -q -y install chromium || { apt-get -q update && apt-get -q -y install chromium; }; } > .venv/browser/log 2>&1 || tail -3 .venv/browser/log; \
+		else echo "No chromium here: the tests of the dashboard will skip themselves."; fi; \
+	fi; \
+	if command -v npm > /dev/null; then cd .venv/browser && \
+		npm pack --silent axe-core@4.14.1 > /dev/null && tar -xzf axe-core-4.14.1.tgz package/axe.min.js --strip-components=1 || \
+		echo "axe-core could not be fetched: its tests will skip themselves."; fi
+	@touch $@
 
 .venv/bench/installed: .venv/installed
 	@mkdir -p .venv/bench; $(PIP) install -q -c constraints.txt -e '.[bench]'; touch $@

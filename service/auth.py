@@ -4,10 +4,13 @@ import asyncio
 import hmac
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
+from urllib.parse import urlencode, urlsplit
 
 import structlog
 from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import cookie_parser
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from worker.jobs import keys
 from worker.jobs.db import DATABASE_AWAY, Database
@@ -18,12 +21,14 @@ from worker.jobs.states import Scope as Right
 from worker.jobs.tables import ApiKey
 
 from .errors import response_to
+from .pages.addresses import COOKIE, SIGN_IN, STATIC, is_page
 
 PUBLIC = frozenset(
     {
         *("/healthz", "/readyz"),  # a container's health check has no key,
         *("/v2/health/live", "/v2/health/ready"),  # nor has a load balancer that speaks this protocol
-        *("/docs", "/openapi.json"),  # the same for every epochd, and a browser cannot send a key to a page
+        *("/docs", "/openapi.json"),  # the same for every epochd
+        *(SIGN_IN, f"{SIGN_IN}/forget"),  # where a browser is given a key, and where it is taken away
     }
 )
 _LOOK_SECONDS: Final = 0.4  # a key that is revoked is refused within a second
@@ -128,33 +133,65 @@ class RequireKey:
         self._app, self._origins = app, frozenset(each.encode() for each in origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan" and scope["path"] not in PUBLIC:
+        if scope["type"] != "lifespan" and not is_public(scope["path"]):
+            key, is_cookie = _presented(scope)
             try:
-                known = scope["app"].state.keys.find(_presented(scope))
-                self._refuse_other_sites(scope)
+                known = scope["app"].state.keys.find(key)
+                self._refuse_other_sites(scope, is_cookie=is_cookie)
                 right = right_for(scope["method"], scope["path"])
                 if not known.may(right):
                     raise Forbidden(f"This key may not do that: it lacks the scope `{right}`.")
                 scope["state"] |= {"caller": known.caller, "known": known}
             except (Unauthenticated, CrossSite, Forbidden) as error:
-                await response_to(error, scope["state"]["request_id"])(scope, receive, send)
+                response = _to_sign_in(scope) if isinstance(error, Unauthenticated) and is_page(scope["path"]) else None
+                response = response or response_to(error, scope["state"]["request_id"])
+                await response(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    def _refuse_other_sites(self, scope: Scope) -> None:
-        """A browser lets any page send a form anywhere, and on loopback there may be no key. Raises CrossSite."""
+    def _refuse_other_sites(self, scope: Scope, *, is_cookie: bool) -> None:
+        """A browser lets any page send a form anywhere, and on loopback there may be no key. Raises CrossSite.
+
+        Who shows a key in a header knows it. A cookie is sent by the browser: then it has to say that the page is ours.
+        """
         if scope["method"] in _SAFE:
             return
         headers = dict(scope["headers"])
-        site = headers.get(b"sec-fetch-site", b"none")
-        if site not in (b"same-origin", b"none") and headers.get(b"origin") not in self._origins:
+        site, origin = headers.get(b"sec-fetch-site", b"none"), headers.get(b"origin")
+        is_ours = site == b"same-origin" or (
+            origin is not None and origin.partition(b"://")[2] == headers.get(b"host")  # no `sec-` without https
+        )
+        if is_ours or (site == b"none" and not is_cookie):
+            return
+        if is_cookie or origin not in self._origins:
             raise CrossSite
 
 
-def _presented(scope: Scope) -> bytes:
-    """The bearer token as it came: bytes, since a header need not be ASCII."""
+def is_public(path: str) -> bool:
+    return path in PUBLIC or path.startswith(STATIC)
+
+
+def _to_sign_in(scope: Scope) -> Response | None:
+    """For a person who looks at a page without a key: where to enter one. None: it is no such request."""
+    if scope["method"] not in ("GET", "HEAD"):
+        return None
+    headers = dict(scope["headers"])
+    if b"hx-request" in headers:  # a part of a page: the whole page has to go there
+        shown = urlsplit(headers.get(b"hx-current-url", b"/").decode("latin-1"))
+        address = shown.path + (f"?{shown.query}" if shown.query else "")
+        return Response(status_code=401, headers={"HX-Redirect": f"{SIGN_IN}?{urlencode({'next': address})}"})
+    query = scope["query_string"].decode("latin-1")
+    address = scope["path"] + (f"?{query}" if query else "")
+    return RedirectResponse(f"{SIGN_IN}?{urlencode({'next': address})}", 303)
+
+
+def _presented(scope: Scope) -> tuple[bytes, bool]:
+    """The key as it came, in bytes since a header need not be ASCII; and whether a browser's cookie brought it."""
+    cookie = None
     for name, value in scope["headers"]:
         scheme, _, token = value.partition(b" ")
         if name == b"authorization" and scheme.lower() == b"bearer":
-            return bytes(token.strip())
-    return b""
+            return bytes(token.strip()), False
+        if name == b"cookie" and cookie is None:
+            cookie = cookie_parser(value.decode("latin-1")).get(COOKIE)
+    return (cookie.encode("latin-1"), True) if cookie else (b"", False)

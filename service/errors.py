@@ -1,7 +1,7 @@
 """ONE table from error class to status, and ONE shape for every error that leaves: problem+json (RFC 9457)."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -160,13 +160,21 @@ def _example(status: int, kind: type[EpochdError]) -> dict[str, Any]:
     return example
 
 
-def install(app: FastAPI) -> None:
-    app.add_exception_handler(EpochdError, _on_epochd_error)
-    app.add_exception_handler(RequestValidationError, _on_invalid)
-    app.add_exception_handler(HTTPException, _on_http_error)
+Handler = Callable[[Request, Exception], Response]
+
+
+def install(app: FastAPI, as_page: Callable[[Request, Response], Response]) -> None:
+    """`as_page` makes a page of the problem, where a person looks at one."""
+
+    def shown(handler: Handler) -> Handler:
+        return lambda request, error: as_page(request, handler(request, error))
+
+    app.add_exception_handler(EpochdError, shown(_on_epochd_error))
+    app.add_exception_handler(RequestValidationError, shown(_on_invalid))
+    app.add_exception_handler(HTTPException, shown(_on_http_error))
     for kind in _DATABASE_AWAY:
-        app.add_exception_handler(kind, _on_database_away)
-    app.add_exception_handler(Exception, _on_unexpected)
+        app.add_exception_handler(kind, shown(_on_database_away))
+    app.add_exception_handler(Exception, shown(_on_unexpected))
 
 
 def request_id(request: Request) -> str | None:

@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from worker.jobs.db import Database
 from worker.jobs.settings import Settings
 
-from . import errors
+from . import errors, pages
 from .auth import Keys, RequireKey, bearer
 from .certifying import certify
 from .feed import Feed
@@ -20,11 +20,15 @@ from .limits import Limits
 from .measures import Measures
 from .middleware import RequestContext
 from .openapi import describe
+from .pages.addresses import STATIC
+from .pages.files import Files
+from .pages.rendering import FILES, as_page
 from .predictor import Predictor
 from .resolving import Resolver
 from .routes import (
     batch,
     checkpoints,
+    compare,
     control,
     datasets,
     deliveries,
@@ -35,9 +39,11 @@ from .routes import (
     metrics,
     models,
     parity,
+    pictures,
     predict,
     prometheus,
     report,
+    sweeps,
     v2,
 )
 from .webhooks import Sender, deliver
@@ -90,15 +96,18 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.measures = measures
     measures.watch(app.state)
-    for room in (jobs, control, metrics, report, logs, deliveries, checkpoints, parity, models, health, prometheus):
+    documents = (jobs, control, metrics, report, compare, logs, deliveries, checkpoints, parity, models, sweeps)
+    for room in (*documents, pictures, health, prometheus):
         app.include_router(room.router, max_body_size=settings.max_json_bytes)
     for room in (predict, v2):
         app.include_router(room.router, max_body_size=settings.max_image_bytes)
     app.router.routes.insert(0, predict.lean(settings.max_image_bytes))
     for room in (batch, exports, datasets):
         app.include_router(room.router, max_body_size=settings.max_dataset_bytes)
+    app.include_router(pages.router, max_body_size=settings.max_json_bytes)
+    app.mount(STATIC, Files(directory=FILES), name="static")
     describe(app)
-    errors.install(app)
+    errors.install(app, as_page)
     app.add_middleware(RequireKey, origins=settings.cors_origins)
     if settings.cors_origins:
         app.add_middleware(

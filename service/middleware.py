@@ -20,7 +20,8 @@ _HEADERS = [
 _OF_DATA = b"default-src 'none'; frame-ancestors 'none'"
 _NOT_KEPT = (b"cache-control", b"no-store")
 HEADERS_OF_DATA = [*_HEADERS, (b"content-security-policy", _OF_DATA), _NOT_KEPT]
-_OF_PAGES = b"default-src 'self' https: 'unsafe-inline'; img-src https: data:; frame-ancestors 'none'"  # /docs
+_OF_PAGES = b"default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
+_OF_DOCS = b"default-src 'self' https: 'unsafe-inline'; img-src https: data:; frame-ancestors 'none'"
 _LEFT = 499  # what proxies log for a client that did not wait
 _log = structlog.get_logger()
 
@@ -54,7 +55,8 @@ class RequestContext:
                     replaced = True
                     return
                 is_page = found.get(b"content-type", b"").startswith(b"text/html")
-                more = [*_HEADERS, (b"content-security-policy", _OF_PAGES if is_page else _OF_DATA)]
+                of_page = _OF_DOCS if scope["path"] == "/docs" else _OF_PAGES
+                more = [*_HEADERS, (b"content-security-policy", of_page if is_page else _OF_DATA)]
                 if b"x-request-id" not in found:
                     more.append((b"x-request-id", request_id.encode()))
                 if b"cache-control" not in found:

@@ -23,7 +23,10 @@ from worker.jobs.settings import Settings
 from worker.jobs.tables import ApiKey
 
 KEY = "a-key-that-is-long-enough"
-PUBLIC = {"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"}
+PUBLIC = {
+    *("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"),
+    *("/ui/key", "/ui/key/forget"),
+}
 Headers = dict[bytes, bytes]
 
 
@@ -61,14 +64,16 @@ def addresses(app: FastAPI) -> Iterator[tuple[str, str]]:
 
 
 def open_addresses(client: TestClient, headers: Headers) -> set[str]:
-    """Where these headers get anything but a proper 401."""
+    """Where these headers get anything but a proper 401, or of a page to where a key is entered."""
     assert isinstance(client.app, FastAPI)
     found = set()
     for method, path in addresses(client.app):
-        answer = client.request(method, path, headers=headers)
-        body = answer.json() if answer.status_code == 401 and method != "HEAD" else {}
+        answer = client.request(method, path, headers=headers, follow_redirects=False)
+        is_page = method in ("GET", "HEAD") and (path == "/" or path.startswith("/ui/")) and path not in PUBLIC
+        if is_page and answer.status_code == 303 and answer.headers["Location"].startswith("/ui/key?next="):
+            continue
         refused = answer.headers.get("WWW-Authenticate") == "Bearer" and answer.status_code == 401
-        if not refused or (method != "HEAD" and body["code"] != "unauthenticated"):
+        if not refused or (method != "HEAD" and answer.json()["code"] != "unauthenticated"):
             found.add(path)
     return found
 

@@ -40,6 +40,19 @@ def tail(path: Path, lines: int = 10) -> str | None:
     return "\n".join(found[-lines:]) or None
 
 
+def newest(path: Path, limit: int) -> list[str]:
+    """The last lines, oldest first: of at most 256 KiB."""
+    try:
+        with path.open("rb") as file:
+            start = max(0, file.seek(0, 2) - _PAGE_BYTES)
+            file.seek(start)
+            said = file.read(_PAGE_BYTES)
+    except OSError:  # it has not said anything yet
+        return []
+    lines = said.decode(errors="replace").splitlines()
+    return lines[1 if start else 0 :][-limit:]
+
+
 @dataclass(frozen=True)
 class Page:
     lines: list[str]  # bytes that are no UTF-8 are replaced

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import select, tuple_
 from sqlmodel import col
 
 from . import queue
@@ -57,3 +57,10 @@ def page(
     with db.read() as session:
         job = queue.find(session, job_id, caller)
         return job, list(session.execute(behind.order_by(col(Epoch.seq)).limit(limit)).scalars())
+
+
+def newest(db: Database, jobs: Sequence[Job]) -> dict[str, Epoch]:
+    """The newest row of each job's metrics; a job that has none yet is missing."""
+    last = tuple_(col(Epoch.job_id), col(Epoch.seq)).in_([(job.id, job.last_seq) for job in jobs if job.last_seq])
+    with db.read() as session:
+        return {row.job_id: row for row in session.execute(select(Epoch).where(last)).scalars()}
