@@ -18,7 +18,7 @@ from service import admin
 from service.cli import app
 from tests.end_to_end.serving import environment
 from worker.jobs.settings import Settings
-from worker.jobs.spec import Spec
+from worker.jobs.spec import Spec, SweepForm
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -106,9 +106,18 @@ def test_the_walk(clone: Path, served: int) -> None:
             variables = kept.read().strip()
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
         said.append(done.stdout)
-    submitted, looked, cancelled, listed, predicted, refused, planned, reported, *said = said
+    submitted, looked, cancelled, listed, predicted, refused, commanded, planned, reported, *said = said
+    seen, compared, *said = said
     answered, aliased, batched, certified, tensors, exported, *said = said
-    found, followed, controlled, extended, uploaded, shown, deleted, built_in, backed_up = said
+    found, followed, swept, controlled, extended, uploaded, shown, deleted, built_in, backed_up, table = said
+    assert "succeeded" in commanded
+    assert (clone / "metrics.csv").read_text().startswith("seq,epoch,")
+    assert '"predicted":"T-shirt/top"' in seen
+    assert '"verdict":"' in compared
+    assert '"rung":0' in swept
+    assert '"parameters":{"optimizer.lr":0.1,"seed":0}' in swept
+    assert table.strip() == ""
+    assert list(clone.glob("*metrics*.csv"))
     assert '"epochs":[{"checkpoint":{"epoch":1,' in answered
     assert '"name":"default"' in aliased
     assert '"done":1,"failed":0' in batched
@@ -144,6 +153,22 @@ def test_the_walk(clone: Path, served: int) -> None:
     assert "Nothing is wrong." in backed_up
     trained_on = [httpx2.get(f"http://127.0.0.1:{served}/jobs/{job['id']}").json()["spec"]["dataset"] for job in jobs]
     assert {"name": "shapes", "version": 1} in trained_on
+    _assert_the_client_works(clone, served)
+
+
+def _assert_the_client_works(clone: Path, port: int) -> None:
+    (block,) = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    env = environment() | {"EPOCHD_PORT": str(port), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", block]
+    done = subprocess.run(command, cwd=clone, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^succeeded 0\.\d+$", done.stdout, re.MULTILINE)
+    assert "validation_error" in done.stdout
+
+
+def test_the_sweep_that_it_shows_is_one() -> None:
+    (shown,) = re.findall(r"^```json sweep\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    assert SweepForm.model_validate_json(shown).search.name == "halving"
 
 
 def test_the_specs_that_it_shows_are_specs() -> None:

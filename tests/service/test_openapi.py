@@ -26,6 +26,8 @@ OPERATION_IDS = {
     *("predict", "predict_batch", "healthz", "readyz", "read_prometheus"),
     *("v2_server", "v2_live", "v2_ready", "v2_model", "v2_model_version", "v2_model_ready", "v2_version_ready"),
     *("v2_infer", "v2_infer_version"),
+    *("compare_jobs", "list_report_pictures", "show_report_picture", "list_pictures", "show_picture"),
+    *("submit_sweep", "list_sweeps", "show_sweep", "cancel_sweep", "delete_sweep", "read_metrics_csv"),
 }
 PROBLEM = "application/problem+json"
 Operation = tuple[str, str, dict[str, Any]]

@@ -11,7 +11,7 @@ from sqlalchemy import Delete, func, select, update
 from sqlalchemy import delete as delete_rows
 from sqlmodel import Session, col
 
-from . import aliases, kept, queue
+from . import aliases, kept, queue, sinks
 from .db import Database, now
 from .errors import Conflict, SpecRefused
 from .patches import keeps_training, patched
@@ -213,6 +213,7 @@ def _requeue(session: Session, job: Job, reason: str) -> None:
         raise Conflict("The dataset of this job is gone; upload it again and submit a new job.")
     job.status, job.finished_at, job.error = Status.QUEUED, None, None
     job.forgiven = job.attempt
+    sinks.reopen(session, job.id)
     queue.note(session, job.id, Status.QUEUED, reason)
 
 

@@ -108,7 +108,8 @@ class Settings(BaseSettings):
         None, description="Folder for the tables and event files of sinks; unset: `sinks` in the data folder"
     )
     mlflow_tracking_uri: str | None = Field(
-        None, description="Where MLflow keeps its runs; unset: `mlflow` in the folder of the sinks"
+        None,
+        description="Where MLflow keeps its runs; unset: the SQLite database `mlflow/mlflow.db` in the folder of the sinks",
     )
     mlflow_experiment: str = Field("epochd", min_length=1, max_length=200, description="MLflow's name for all of them")
     max_pixels: int = Field(25_000_000, ge=1, description="Largest picture accepted, in pixels")

@@ -26,7 +26,7 @@ def read_settings() -> Settings:
     except ValidationError as error:
         sentences = []
         for each in error.errors():
-            variable = "".join(f"EPOCHD_{part}: ".upper() for part in each["loc"])
+            variable = f"EPOCHD_{each['loc'][0]}: ".upper() if each["loc"] else ""  # behind it: which of its words
             sentences.append(variable + each["msg"].removeprefix("Value error, "))
         leave(EXIT_SETTINGS, *sentences)
     for secret in (settings.api_key, settings.webhook_secret):

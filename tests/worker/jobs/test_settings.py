@@ -61,6 +61,10 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         "webhook_secret": KEY,
         "predictor_bytes": "4000",
         "predictor_device": "cpu",
+        "sinks": "csv,mlflow",
+        "sinks_dir": "/tmp/sinks",
+        "mlflow_tracking_uri": "https://mlflow.example",
+        "mlflow_experiment": "shoes",
         "max_pixels": "1000",
         "max_image_bytes": "2000",
         "max_dataset_bytes": "3000",
@@ -75,7 +79,7 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
     assert settings.allowed_hosts == ("shoes.example", "other.example")
     assert settings.webhook_secret is not None
     assert settings.webhook_secret.get_secret_value() == KEY
-    lists = {name: given[name] for name in ("allowed_hosts", "cors_origins")}
+    lists = {name: given[name] for name in ("allowed_hosts", "cors_origins", "sinks")}
     read = settings.model_dump(mode="json") | {"api_key": KEY, "webhook_secret": KEY} | lists
     assert {name: str(value).lower() for name, value in read.items()} == {
         name: value.lower() for name, value in given.items()

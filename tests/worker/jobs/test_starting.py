@@ -22,6 +22,8 @@ def test_every_process_says_in_a_sentence_why_it_cannot_start(module: str, tmp_p
     assert (done.returncode, done.stderr.partition(":")[0]) == (2, "epochd")
     assert "EPOCHD_API_KEY: " in done.stderr
     assert "s3cret" not in done.stderr
+    done = start(module, EPOCHD_DATA_DIR=str(tmp_path), EPOCHD_SINKS="csv,excel")
+    assert (done.returncode, done.stderr[:39]) == (2, "epochd: EPOCHD_SINKS: Input should be '")
 
 
 def test_an_empty_variable_is_an_unset_one(tmp_path: Path) -> None:
