@@ -9,6 +9,7 @@ from urllib.parse import urlencode, urlsplit
 import structlog
 from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -21,7 +22,7 @@ from worker.jobs.states import Scope as Right
 from worker.jobs.tables import ApiKey
 
 from .errors import response_to
-from .pages.addresses import COOKIE, SIGN_IN, STATIC, is_page
+from .pages.addresses import SIGN_IN, STATIC, cookie_name, is_page
 
 PUBLIC = frozenset(
     {
@@ -134,7 +135,7 @@ class RequireKey:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan" and not is_public(scope["path"]):
-            key, is_cookie = _presented(scope)
+            key, is_cookie = presented(scope)
             try:
                 known = scope["app"].state.keys.find(key)
                 self._refuse_other_sites(scope, is_cookie=is_cookie)
@@ -146,6 +147,12 @@ class RequireKey:
                 response = _to_sign_in(scope) if isinstance(error, Unauthenticated) and is_page(scope["path"]) else None
                 response = response or response_to(error, scope["state"]["request_id"])
                 await response(scope, receive, send)
+                return
+        elif scope["type"] == "http" and is_page(scope["path"]):  # where a key is entered: nobody else may do that
+            try:
+                self._refuse_other_sites(scope, is_cookie=False)
+            except CrossSite as error:
+                await response_to(error, scope["state"]["request_id"])(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
@@ -177,21 +184,28 @@ def _to_sign_in(scope: Scope) -> Response | None:
         return None
     headers = dict(scope["headers"])
     if b"hx-request" in headers:  # a part of a page: the whole page has to go there
-        shown = urlsplit(headers.get(b"hx-current-url", b"/").decode("latin-1"))
-        address = shown.path + (f"?{shown.query}" if shown.query else "")
+        address = _path_of(headers.get(b"hx-current-url", b"/").decode("latin-1"))
         return Response(status_code=401, headers={"HX-Redirect": f"{SIGN_IN}?{urlencode({'next': address})}"})
     query = scope["query_string"].decode("latin-1")
     address = scope["path"] + (f"?{query}" if query else "")
     return RedirectResponse(f"{SIGN_IN}?{urlencode({'next': address})}", 303)
 
 
-def _presented(scope: Scope) -> tuple[bytes, bool]:
+def _path_of(url: str) -> str:
+    try:
+        shown = urlsplit(url)
+    except ValueError:
+        return "/"
+    return shown.path + (f"?{shown.query}" if shown.query else "")
+
+
+def presented(scope: Scope) -> tuple[bytes, bool]:
     """The key as it came, in bytes since a header need not be ASCII; and whether a browser's cookie brought it."""
-    cookie = None
+    cookie, own = None, cookie_name(Headers(scope=scope).get("host", ""))
     for name, value in scope["headers"]:
         scheme, _, token = value.partition(b" ")
         if name == b"authorization" and scheme.lower() == b"bearer":
             return bytes(token.strip()), False
         if name == b"cookie" and cookie is None:
-            cookie = cookie_parser(value.decode("latin-1")).get(COOKIE)
+            cookie = cookie_parser(value.decode("latin-1")).get(own)
     return (cookie.encode("latin-1"), True) if cookie else (b"", False)

@@ -88,6 +88,7 @@ def create_app(settings: Settings) -> FastAPI:
         description=_DESCRIPTION,
         lifespan=lifespan,
         dependencies=[Depends(bearer)],
+        docs_url=None,  # `pages.docs` has it
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         responses=errors.everywhere(),

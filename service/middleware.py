@@ -21,7 +21,8 @@ _OF_DATA = b"default-src 'none'; frame-ancestors 'none'"
 _NOT_KEPT = (b"cache-control", b"no-store")
 HEADERS_OF_DATA = [*_HEADERS, (b"content-security-policy", _OF_DATA), _NOT_KEPT]
 _OF_PAGES = b"default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
-_OF_DOCS = b"default-src 'self' https: 'unsafe-inline'; img-src https: data:; frame-ancestors 'none'"
+# Swagger UI writes styles into its elements, and its icons into addresses.
+_OF_DOCS = _OF_PAGES + b"; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
 _LEFT = 499  # what proxies log for a client that did not wait
 _log = structlog.get_logger()
 

@@ -6,8 +6,8 @@ any other client. Nothing is loaded from elsewhere, and nothing runs that is not
 
 from fastapi import APIRouter
 
-from . import compared, datasets, home, job, new, sign_in, sweeps, try_it
+from . import compared, datasets, docs, home, job, new, sign_in, sweeps, try_it
 
 router = APIRouter(include_in_schema=False)
-for page in (home, job, compared, new, datasets, try_it, sweeps, sign_in):
+for page in (home, job, compared, new, datasets, try_it, sweeps, docs, sign_in):
     router.include_router(page.router)

@@ -1,5 +1,6 @@
 """Jobs beside each other."""
 
+from collections import Counter
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -24,5 +25,12 @@ def compare(request: Request, db: DatabaseDep, caller: CallerDep, jobs: Annotate
     results = [comparing.result(db, job_id, caller) for job_id in ids]
     found = ComparisonBody.of(results)
     metrics = list(dict.fromkeys(name for each in found.jobs for name in each.metrics))
-    names = {each.id: each.name or each.id[-8:] for each in found.jobs}
+    given = Counter(each.name for each in found.jobs)
+    names = {each.id: _called(each.name, each.id, is_shared=given[each.name] > 1) for each in found.jobs}
     return page(request, "compare.html", found=found, metrics=metrics, names=names)
+
+
+def _called(name: str | None, job_id: str, *, is_shared: bool) -> str:
+    """Clones have their original's name."""
+    end = job_id[-8:]
+    return end if name is None else f"{name} ({end})" if is_shared else name

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 from worker.jobs import following, listing
 from worker.jobs.db import Database
 from worker.jobs.listing import Filter
@@ -22,6 +22,12 @@ class HomeQuery(BaseModel):
     label: str = Field("", max_length=201, description="`key=value`")
     after: Annotated[str, Field(pattern=r"^[0-9a-f]{24}$")] | None = None
     limit: int = Field(50, ge=1, le=100)
+
+    @field_validator("status", "after", mode="before")
+    @classmethod
+    def _left_out(cls, value: object) -> object:
+        """A form sends every field that it has."""
+        return value or None
 
     @property
     def filter(self) -> Filter:

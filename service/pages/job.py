@@ -1,9 +1,8 @@
 """A job's page: what it does now, its curves, what it takes for what, and what it was made of."""
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, Field
+from fastapi import APIRouter, Request, Response
 from worker.jobs import attempt_logs, following, records
 from worker.jobs.db import Database
 from worker.jobs.errors import NotFound, NotReady
@@ -21,10 +20,6 @@ router = APIRouter(prefix="/ui/jobs/{job_id}")
 _CHECKPOINTS = 6  # the newest, and the best
 _MATRIX_CLASSES = 40  # a larger one cannot be read; the table of classes has them all
 _LOG_LINES = 200
-
-
-class LogQuery(BaseModel):
-    attempt: int | None = Field(None, ge=1, lt=2**31)
 
 
 def actions(job: Job) -> dict[str, bool]:
@@ -62,15 +57,17 @@ def classes(request: Request, job: JobDep, db: DatabaseDep) -> Response:
     return fragment(request, "job_classes.html", **_classes(db, job))
 
 
+@router.get("/made")
+def made(request: Request, job: JobDep) -> Response:
+    return fragment(request, "job_made.html", job=job)
+
+
 @router.get("/log")
-def log(request: Request, job: JobDep, settings: SettingsDep, query: Annotated[LogQuery, Query()]) -> Response:
-    """The newest lines of an attempt's log."""
-    number = query.attempt or job.attempt
-    if number > job.attempt:
-        raise NotFound(f"The job has no attempt {number}.")
-    path = settings.data_dir / attempt_logs.training_log(job.id, number)
-    lines = attempt_logs.newest(path, _LOG_LINES) if number else []
-    return fragment(request, "job_log.html", job=job, number=number, lines=lines)
+def log(request: Request, job: JobDep, settings: SettingsDep) -> Response:
+    """The newest lines of the newest attempt's log."""
+    path = settings.data_dir / attempt_logs.training_log(job.id, job.attempt)
+    lines = attempt_logs.newest(path, _LOG_LINES) if job.attempt else []
+    return fragment(request, "job_log.html", job=job, lines=lines)
 
 
 def _now(db: Database, job: Job) -> dict[str, Any]:

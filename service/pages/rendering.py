@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -10,12 +11,13 @@ from typing import Any, Final
 
 from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from starlette.requests import Request
 from worker.jobs.spec import Spec
-from worker.jobs.states import TERMINAL, Status
+from worker.jobs.states import Status
 from worker.jobs.tables import Job
 
-from .addresses import COOKIE, is_page
+from .addresses import cookie_name, is_page
 
 FILES: Final = Path(__file__).parent / "static"
 _NONE: Final = "\N{EN DASH}"
@@ -25,7 +27,7 @@ _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
 def page(request: Request, template: str, *, status: int = 200, **context: Any) -> HTMLResponse:
     """A whole page."""
-    has_key = COOKIE in request.cookies
+    has_key = cookie_name(request.headers.get("host", "")) in request.cookies
     return HTMLResponse(
         _ENVIRONMENT.get_template(template).render(path=request.url.path, has_key=has_key, **context), status
     )
@@ -56,7 +58,7 @@ def progress(job: Job) -> float:
     """The part of its epochs that a job has trained: 0 to 1."""
     if job.status == Status.SUCCEEDED:
         return 1.0
-    inside = job.batch / job.batches if job.batches and job.status not in TERMINAL else 0
+    inside = job.batch / job.batches if job.batches else 0
     return min(max((max(job.epoch - 1, 0) + inside) / max(int(job.spec["epochs"]), 1), 0.0), 1.0)
 
 
@@ -104,11 +106,10 @@ def size(count: int | None) -> str:
     return f"{value:.0f} {_UNITS[unit]}" if unit == 0 or value >= 100 else f"{value:.1f} {_UNITS[unit]}"
 
 
-def with_names(sentence: str, names: Mapping[str, str]) -> str:
+def with_names(sentence: str, names: Mapping[str, str]) -> Markup:
     """A sentence about jobs, which calls them by their ids, with their names."""
-    for job_id, name in names.items():
-        sentence = sentence.replace(job_id, name)
-    return sentence
+    parts = re.split(f"({'|'.join(map(re.escape, names))})", sentence)
+    return Markup().join(Markup("<bdi>{}</bdi>").format(names[part]) if part in names else part for part in parts)
 
 
 def unlike_defaults(spec: Mapping[str, Any]) -> str:

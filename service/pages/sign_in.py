@@ -1,7 +1,8 @@
 """Key entry: a browser cannot send a header with a page's address, so it keeps the key in a cookie.
 
-No script can read the cookie, no other site's page can have it sent, and it goes when the browser is closed. What it
-opens is what the key opens, and it ends with the key: nothing is stored here.
+No script can read the cookie, other sites' pages can do nothing with it (a link from one opens a page, and changes
+nothing), and it goes when the browser is closed. What it opens is what the key opens, and it ends with the key: nothing
+is stored here.
 """
 
 from typing import Annotated
@@ -11,7 +12,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import RedirectResponse
 from worker.jobs.errors import InvalidRequest, Unauthenticated
 
-from .addresses import COOKIE, SIGN_IN
+from .addresses import SIGN_IN, cookie_name
 from .rendering import page
 
 router = APIRouter()
@@ -35,14 +36,15 @@ async def sign_in(request: Request) -> Response:
         return page(request, "key.html", status=401, next=onward, refused=True)
     response = RedirectResponse(onward, 303)
     is_https = request.url.scheme == "https"
-    response.set_cookie(COOKIE, key, httponly=True, samesite="strict", secure=is_https, path="/")
+    name = cookie_name(request.headers.get("host", ""))
+    response.set_cookie(name, key, httponly=True, samesite="lax", secure=is_https, path="/")
     return response
 
 
 @router.post(f"{SIGN_IN}/forget")
-def forget() -> Response:
+def forget(request: Request) -> Response:
     response = RedirectResponse(SIGN_IN, 303)
-    response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
+    response.delete_cookie(cookie_name(request.headers.get("host", "")), path="/", httponly=True, samesite="lax")
     return response
 
 

@@ -79,7 +79,6 @@ def _shown(db: Database, sweep_id: str, caller: Caller) -> dict[str, Any]:
         "lines": lines,
         "axes": [_axis(name, [each.trial.parameters.get(name) for each in lines]) for name in names],
         "heat": _heat(lines, names) if len(names) == 2 else None,
-        "is_lower_better": found.row.form["metric"] in LOWER_IS_BETTER,
     }
 
 
@@ -91,7 +90,7 @@ def _lines(found: Whole, names: Sequence[str]) -> list[Line]:
     across = [_positions([each.parameters.get(name) for each in found.trials]) for name in names]
     lines = []
     for index, trial in enumerate(found.trials):
-        share = 0.0 if trial.value is None or high == low else (trial.value - low) / (high - low)
+        share = 0.0 if trial.value is None else 0.5 if high == low else (trial.value - low) / (high - low)
         goodness = share if sign > 0 else 1 - share
         shade = 0 if trial.value is None else round(_SHADES * goodness)
         lines.append(Line(trial, [*(column[index] for column in across), share], shade))

@@ -41,6 +41,12 @@ class MetricsQuery(BaseModel, extra="forbid"):
     )
 
 
+class StreamQuery(BaseModel, extra="forbid"):
+    since: int = Field(
+        0, ge=0, lt=2**31, description="`seq` of the last row that is known: the stream begins behind it"
+    )
+
+
 IfNoneMatch = Annotated[str | None, Header(description="`ETag` of the answer before: 304 when nothing has changed")]
 LastEventId = Annotated[
     int,
@@ -137,14 +143,14 @@ def read_csv(job: JobDep, db: DatabaseDep) -> StreamingResponse:
     responses=responses(NotFound, TooManyStreams),
 )
 async def stream(
-    request: Request, follower: FollowerDep, last_event_id: LastEventId = 0
+    request: Request, follower: FollowerDep, query: Annotated[StreamQuery, Query()], last_event_id: LastEventId = 0
 ) -> AsyncIterator[ServerSentEvent]:
     """`metrics`: a row of the metrics, with its `seq` as the event's id, so that a client that lost the connection goes
     on where it was (`Last-Event-ID`, which browsers send by themselves). `status`: the job's status, phase and
     progress, whenever one has changed. `end`: nothing more will come; close the connection, or a browser opens it anew.
     """
     keys, known = request.app.state.keys, request.state.known
-    since, mark = last_event_id, None
+    since, mark = max(last_event_id, query.since), None
     yield ServerSentEvent(retry=_RECONNECT_MS, comment="follows")
     while not follower.is_over and keys.accepts(known):
         news = await follower.news(since, _ROWS)

@@ -45,7 +45,9 @@ def test_a_picture_is_the_same_as_path_bytes_image_and_array(
     image.save(path)
     found = client.predict(path, path.read_bytes(), image, array, array[:, :, None], job=trained).predictions
     assert len(found) == 5
-    assert {each.model_dump_json() for each in found} == {found[0].model_dump_json()}
+    assert {each.label for each in found} == {found[0].label}
+    for each in found:  # with as many threads as are free, so up to the last digits
+        assert each.probability == pytest.approx(found[0].probability, abs=1e-5)
 
 
 def test_a_folder_becomes_a_dataset(client: Client, tmp_path: Path) -> None:

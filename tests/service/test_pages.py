@@ -1,19 +1,22 @@
-"""Pages as they are made here; what becomes of them in a browser is tested in tests/browser."""
+"""Pages as they are made here; what becomes of them in a browser is tested in tests/end_to_end/test_browser.py."""
 
+import html
 import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from fastapi.testclient import TestClient
+from pydantic import SecretStr
 
 from service.pages import rendering
+from tests.service.conftest import Serve
 from tests.worker.jobs.making import claim, finish, record
-from worker.jobs import queue, submitting
+from worker.jobs import keys, queue, submitting
 from worker.jobs.db import Database
 from worker.jobs.errors import Diverged
 from worker.jobs.failures import Failure
 from worker.jobs.spec import Spec
-from worker.jobs.states import Outcome
+from worker.jobs.states import Outcome, Scope, Status
 
 HOSTILE = "<script>alert('&')</script>\u202egnp.x"
 CSP = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
@@ -49,13 +52,38 @@ def test_hostile_names_stay_text(client: TestClient, db: Database) -> None:
 
 
 def test_a_part_that_is_as_it_was_is_not_sent_again(client: TestClient, db: Database) -> None:
+    """Asked for by the address that the page has it ask."""
     job_id = trained(db)
-    for part in ("/ui/jobs", f"/ui/jobs/{job_id}/kept", f"/ui/jobs/{job_id}/classes"):
-        first = client.get(part).text
-        found = re.search(r"seen=([^\"&]+)", first)
-        assert found is not None, part
-        assert client.get(part, params={"seen": found[1]}).status_code == 204, part
-        assert client.get(part, params={"seen": "older"}).text == first, part
+    submitting.enqueue(db, Spec())
+    addresses = set()
+    for page in ("/", "/?status=&label=", "/?status=succeeded&limit=1", f"/ui/jobs/{job_id}"):
+        for address in re.findall(r'hx-get="([^"]+seen=[^"]*)"', client.get(page).text):
+            first = client.get(html.unescape(address))
+            assert first.status_code == 200, address
+            (again,) = re.findall(r'hx-get="([^"]+seen=[^"]*)"', first.text)
+            assert client.get(html.unescape(again)).status_code == 204, again
+            addresses.add(address)
+    assert len(addresses) == 6
+
+
+def test_a_form_that_leaves_everything_open_shows_everything(client: TestClient, db: Database) -> None:
+    submitting.enqueue(db, Spec(name="only"))
+    assert "<bdi>only</bdi>" in client.get("/?status=&label=&after=").text
+
+
+def test_the_pages_of_other_keys_are_not_there(serve: Serve, db: Database) -> None:
+    client = serve(api_key=SecretStr("a-key-that-is-long-enough"))
+    mine, _ = keys.create(db, (Scope.READ,))
+    client.app.state.keys.look()  # type: ignore[attr-defined]
+    job_id, other = trained(db, name="the house's"), trained(db)
+    headers = {"Authorization": f"Bearer {mine}"}
+    for path in ("/", "/ui/jobs", "/ui/datasets", "/ui/try", "/ui/sweeps"):
+        answer = client.get(path, headers=headers)
+        assert answer.status_code == 200, path
+        assert job_id not in answer.text, path
+    parts = ("", "/now", "/kept", "/classes", "/made", "/log")
+    for path in (*(f"/ui/jobs/{job_id}{part}" for part in parts), f"/ui/compare?jobs={job_id},{other}"):
+        assert client.get(path, headers=headers).status_code == 404, path
 
 
 def test_the_table_has_the_newest_numbers_and_the_filters(client: TestClient, db: Database) -> None:
@@ -120,7 +148,6 @@ def test_a_log_shows_its_newest_lines(client: TestClient, db: Database) -> None:
     text = client.get(f"/ui/jobs/{job_id}/log").text
     assert "&lt;line 299&gt;" in text
     assert "&lt;line 99&gt;" not in text
-    assert client.get(f"/ui/jobs/{job_id}/log?attempt=2").status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -149,3 +176,10 @@ def test_the_share_that_is_trained_counts_batches(db: Database) -> None:
     assert rendering.progress(job) == 0
     job.epoch, job.batch, job.batches = 2, 5, 10
     assert rendering.progress(job) == pytest.approx(0.375)
+    job.batch, job.status = 10, Status.CANCELLED
+    assert rendering.progress(job) == pytest.approx(0.5)
+
+
+def test_a_verdict_calls_jobs_by_their_names_which_stay_text() -> None:
+    said = rendering.with_names("Job aa is better than bb.", {"aa": "<b>", "bb": "aa"})
+    assert said == "Job <bdi>&lt;b&gt;</bdi> is better than <bdi>aa</bdi>."

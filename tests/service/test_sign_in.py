@@ -46,7 +46,7 @@ def test_a_key_is_kept_where_no_script_and_no_other_site_reaches_it(closed: Test
     answer = closed.post("/ui/key", data={"key": f" {KEY} ", "next": "/ui/datasets"}, follow_redirects=False)
     assert (answer.status_code, answer.headers["Location"]) == (303, "/ui/datasets")
     (cookie,) = SimpleCookie(answer.headers["Set-Cookie"]).values()
-    assert (cookie.value, cookie["httponly"], cookie["samesite"], cookie["path"]) == (KEY, True, "strict", "/")
+    assert (cookie.value, cookie["httponly"], cookie["samesite"], cookie["path"]) == (KEY, True, "lax", "/")
     assert not cookie["expires"]
     assert not cookie["max-age"]
     closed.cookies.clear()
@@ -123,6 +123,29 @@ def test_the_cookie_may_do_what_its_key_may(closed: TestClient, db: Database) ->
     closed.app.state.keys.look()  # type: ignore[attr-defined]
     assert closed.get("/jobs").status_code == 401
     closed.cookies.clear()
+
+
+@pytest.mark.parametrize("path", ["/ui/key", "/ui/key/forget"])
+def test_no_other_site_signs_anybody_in_or_out(closed: TestClient, path: str) -> None:
+    headers = {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"}
+    answer = closed.post(path, data={"key": KEY}, headers=headers, follow_redirects=False)
+    assert (answer.status_code, answer.json()["code"]) == (403, "cross_site")
+    assert "Set-Cookie" not in answer.headers
+
+
+def test_each_port_of_a_host_has_a_cookie_of_its_own(closed: TestClient) -> None:
+    answer = closed.post("/ui/key", data={"key": KEY}, headers={"Host": "localhost:8000"}, follow_redirects=False)
+    assert answer.headers["Set-Cookie"].startswith("epochd_key_8000=")
+    cookie = {"Cookie": f"epochd_key_8000={KEY}"}
+    closed.cookies.clear()
+    assert closed.get("/jobs", headers=cookie | {"Host": "localhost:8000"}).status_code == 200
+    assert closed.get("/jobs", headers=cookie | {"Host": "localhost:8001"}).status_code == 401
+
+
+def test_an_address_that_is_none_is_no_error(closed: TestClient) -> None:
+    headers = {"HX-Request": "true", "HX-Current-URL": "http://[bad/"}
+    answer = closed.get("/ui/jobs", headers=headers, follow_redirects=False)
+    assert (answer.status_code, answer.headers["HX-Redirect"]) == (401, "/ui/key?next=%2F")
 
 
 def test_who_signs_out_is_out(signed_in: TestClient) -> None:

@@ -54,8 +54,8 @@ const epochd = {
 
 async function asked(element, method, address, body) {
   if (element.dataset.confirm && !confirm(element.dataset.confirm)) return;
-  const buttons = element.matches("form") ? element.querySelectorAll("button") : [element];
-  buttons.forEach((each) => { each.disabled = true; });
+  if (element.getAttribute("aria-busy") === "true") return;
+  element.setAttribute("aria-busy", "true"); // not disabled: that would take the focus away
   try {
     if (method === "DELETE") await epochd.ask(address, { method });
     else await epochd.post(address, body);
@@ -64,7 +64,7 @@ async function asked(element, method, address, body) {
   } catch (error) {
     epochd.say(error.message);
   } finally {
-    buttons.forEach((each) => { each.disabled = false; });
+    element.removeAttribute("aria-busy");
   }
 }
 
@@ -85,31 +85,46 @@ document.addEventListener("submit", (event) => {
   asked(form, "POST", form.dataset.post, Object.fromEntries(fields));
 });
 
-document.addEventListener("change", (event) => {
-  if (event.target.matches("[data-submit]")) event.target.form.requestSubmit();
-});
-
 // Ticked jobs stay ticked while the table is renewed, and on other pages of it.
 const ticks = {
   chosen: new Set(JSON.parse(sessionStorage.getItem("ticked") || "[]")),
+  keep() {
+    sessionStorage.setItem("ticked", JSON.stringify([...this.chosen]));
+    this.show();
+  },
   show() {
     document.querySelectorAll("input[name=jobs]").forEach((box) => { box.checked = this.chosen.has(box.value); });
-    const button = document.getElementById("compare-button");
+    const button = document.getElementById("compare-button"), untick = document.getElementById("untick");
     if (!button) return;
-    const count = document.querySelectorAll("input[name=jobs]:checked").length;
+    const count = this.chosen.size;
     button.disabled = count < Number(button.dataset.needs) || count > Number(button.dataset.most);
     button.textContent = count ? `Compare the ${count} ticked` : "Compare the ticked";
+    untick.hidden = count === 0;
   },
 };
 document.addEventListener("change", (event) => {
   if (!event.target.matches("input[name=jobs]")) return;
   if (event.target.checked) ticks.chosen.add(event.target.value);
   else ticks.chosen.delete(event.target.value);
-  sessionStorage.setItem("ticked", JSON.stringify([...ticks.chosen]));
-  ticks.show();
+  ticks.keep();
+});
+document.addEventListener("click", (event) => {
+  if (event.target.id !== "untick") return;
+  ticks.chosen.clear();
+  ticks.keep();
+});
+document.addEventListener("submit", (event) => {
+  if (event.target.id !== "compare") return;
+  event.preventDefault();
+  location.assign(`/ui/compare?jobs=${[...ticks.chosen].join(",")}`);
 });
 document.addEventListener("htmx:after:swap", () => ticks.show());
 document.addEventListener("DOMContentLoaded", () => ticks.show());
+
+// What somebody has unfolded stays so when its part of the page is renewed.
+htmx.registerExtension("keep-open", {
+  htmx_before_morph_attr: (element, detail) => !(element.matches("details") && detail.attrName === "open"),
+});
 
 // What is folded away is only asked for when somebody unfolds it.
 document.addEventListener("toggle", (event) => {

@@ -3,7 +3,8 @@
 
 const KINDS = {
   loss: { series: [["Train", "train_loss"], ["Test", "test_loss"]] },
-  accuracy: { series: [["Accuracy", "test_accuracy"], ["F1", "test_f1"], ["Top 5", "test_top5_accuracy"], ["R²", "test_r2"]], isShare: true },
+  accuracy: { series: [["Accuracy", "test_accuracy"], ["F1", "test_f1"], ["Top 5", "test_top5_accuracy"]], isShare: true },
+  numbers: { series: [["R²", "test_r2"], ["Mean absolute error", "test_mae"]] },
   rate: { series: [["Learning rate", "learning_rate"]] },
   throughput: { series: [["Pictures a second", "samples_per_second"]] },
 };
@@ -52,8 +53,8 @@ class Curve {
     if (this.plot) this.plot.setData(this.data);
     else this.plot = new uPlot(this.options(), this.data, this.place);
     const last = this.data[0].length - 1;
-    const now = this.lines.map((line, index) => [line.label, this.data[index + 1].findLast((value) => value != null)]);
-    const shown = now.filter(([, value]) => value != null).map(([label, value]) => `${label} ${written(value, this.isShare)}`).join(" · ");
+    const now = this.lines.map((line, index) => [line.label, this.data[index + 1][last]]);
+    const shown = now.map(([label, value]) => `${label} ${written(value, this.isShare)}`).join(" · ");
     const said = last < 0 ? "No epoch is done yet." : `Epoch ${this.data[0][last]}: ${shown}`;
     this.said.textContent = said;
     this.place.setAttribute("aria-label", `${this.figure.querySelector("figcaption").textContent}. ${said}`);
@@ -77,7 +78,7 @@ class Curve {
           stroke: colour(COLOURS[index % COLOURS.length]),
           width: 2,
           dash: line.dash,
-          points: { show: this.data[0].length < 60, size: 5 },
+          points: { show: (plot) => plot.data[0].length < 60, size: 5 },
         })),
       ],
       hooks: { setCursor: [(plot) => this.point(plot.cursor.idx)] },
@@ -102,6 +103,8 @@ class Rows {
     for (const row of rows) {
       if (row.seq <= this.seq) continue;
       this.seq = row.seq;
+      // What came behind it was forgotten: the training went on from there, or began anew.
+      for (const epoch of this.byEpoch.keys()) if (epoch > row.epoch) this.byEpoch.delete(epoch);
       this.byEpoch.set(row.epoch, row);
     }
   }

@@ -38,9 +38,17 @@ const renew = calmly(() => epochd.changed(), 1000);
 const renewClasses = calmly(() => document.body.dispatchEvent(new CustomEvent("epoch-done")), 1500);
 
 let source = null;
+let again = 0;
+
+function leave() {
+  clearTimeout(again);
+  source?.close();
+  source = null;
+}
 
 function follow() {
-  source?.close();
+  leave();
+  if (document.hidden) return; // a browser has six connections for all its tabs
   source = new EventSource(`/jobs/${job}/stream?since=${rows.seq}`);
   source.addEventListener("metrics", (event) => {
     rows.add([JSON.parse(event.data)]);
@@ -50,28 +58,41 @@ function follow() {
   });
   source.addEventListener("status", renew);
   source.addEventListener("end", () => {
-    source.close();
-    source = null;
+    leave();
     renew();
     renewClasses();
   });
   source.addEventListener("error", () => {
-    if (source?.readyState === EventSource.CLOSED) { source = null; setTimeout(follow, 3000); }
+    if (source?.readyState !== EventSource.CLOSED) return; // the browser tries again by itself
+    leave();
+    again = setTimeout(begin, 5000);
   });
 }
 
-document.addEventListener("htmx:after:swap", () => {
-  // It was retried, resumed or extended: there is something to follow again.
-  if (document.getElementById("now").dataset.live === "yes" && source === null) follow();
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) leave();
+  else begin();
 });
 
+document.addEventListener("htmx:after:swap", () => {
+  // It was retried, resumed or extended: there is something to follow again.
+  if (document.getElementById("now")?.dataset.live === "yes" && source === null) begin();
+});
+
+let isBeginning = false;
+
 async function begin() {
+  if (isBeginning) return;
+  isBeginning = true;
   try {
     const isOver = await rows.load(job);
     draw();
     if (!isOver) follow();
   } catch (error) {
-    epochd.say(error.message);
+    epochd.say(error.message); // what is gone, or needs a key, is not asked for again
+    if (!error.status || error.status >= 500) again = setTimeout(begin, 5000);
+  } finally {
+    isBeginning = false;
   }
 }
 

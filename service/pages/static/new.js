@@ -175,6 +175,8 @@ function reveal(field) {
   field.control.focus();
 }
 
+let isKept = false;
+
 async function submit() {
   const { value, problems } = taken();
   if (problems.length) {
@@ -190,6 +192,7 @@ async function submit() {
   try {
     const job = await send("/jobs", text, { "Idempotency-Key": sent.key });
     sent = { text: null, key: null }; // who comes back to this page and submits it again means another job
+    isKept = true;
     location.assign(`/ui/jobs/${job.id}`);
   } catch (error) {
     show(problemsOf(error), "");
@@ -257,3 +260,7 @@ arrange();
 const begun = document.getElementById("begin").textContent;
 if (fill(JSON.parse(begun)).length) editByHand(begun);
 changed();
+const untouched = page["spec-json"].value;
+window.addEventListener("beforeunload", (event) => {
+  if (!isKept && page["spec-json"].value !== untouched) event.preventDefault(); // what was typed would be lost
+});

@@ -10,8 +10,11 @@ function problem(sentence) {
   text.setAttribute("aria-invalid", "true");
 }
 
+let isBusy = false;
+
 async function send(address, act) {
   let wanted;
+  if (isBusy) return;
   text.removeAttribute("aria-invalid");
   try {
     wanted = JSON.parse(text.value);
@@ -19,11 +22,16 @@ async function send(address, act) {
     problem(`This is no JSON: ${error.message}`);
     return;
   }
+  isBusy = true;
+  let answer = null;
   try {
-    act(await epochd.post(address, wanted));
+    answer = await epochd.post(address, wanted);
   } catch (error) {
     problem(error.message);
+  } finally {
+    isBusy = false;
   }
+  if (answer) act(answer);
 }
 
 document.getElementById("sweep-plan").addEventListener("click", () => send("/sweeps?dry_run=true", (plan) => {
@@ -38,5 +46,8 @@ document.getElementById("sweep-plan").addEventListener("click", () => send("/swe
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  send("/sweeps", (sweep) => location.assign(`/ui/sweeps/${sweep.id}`));
+  send("/sweeps", (sweep) => {
+    isBusy = true; // until the other page is there
+    location.assign(`/ui/sweeps/${sweep.id}`);
+  });
 });
