@@ -50,7 +50,12 @@ def _listed(db: DatabaseDep, caller: CallerDep) -> dict[str, Any]:
     every = datasets.list_datasets(db, caller).data
     known = [each for each in every if each.version is not None]
     unused = [each for each in every if each.version is None]
-    return {"known": known, "unused": unused, "is_live": any(each.status in _LIVE for each in known)}
+    # Of equal names the caller's own is found first, and then that of the first owner: the others have no address.
+    found: dict[str, str] = {}
+    for each in sorted(known, key=lambda each: (each.owner != caller.owner, each.owner)):
+        found.setdefault(each.name, each.owner)
+    is_live = any(each.status in _LIVE for each in known)
+    return {"known": known, "unused": unused, "is_live": is_live, "found": found}
 
 
 def _found(dataset: DatasetBody, query: VersionQuery) -> dict[str, Any]:

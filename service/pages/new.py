@@ -61,11 +61,6 @@ def show(request: Request, db: DatabaseDep, caller: CallerDep, query: Annotated[
     )
 
 
-@router.get("/schema.json")
-def show_schema() -> dict[str, Any]:
-    return schema()
-
-
 @router.post("/yaml")
 async def from_yaml(request: Request) -> Any:
     """What was typed as YAML, as JSON: browsers have no reader of it."""

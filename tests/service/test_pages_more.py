@@ -61,10 +61,8 @@ def guest_of(serve: Serve, db: Database) -> TestClient:
 
 
 def test_the_form_has_the_whole_schema_of_a_spec(client: TestClient) -> None:
-    schema = client.get("/ui/new/schema.json").json()
-    assert schema == Spec.model_json_schema()
     shown = embedded(client.get("/ui/new").text, "schema")
-    assert shown == schema
+    assert shown == Spec.model_json_schema()
     assert list(shown["properties"]) == list(Spec.model_fields)  # in the order that they are shown in
 
 
@@ -275,3 +273,12 @@ def test_these_pages_load_nothing_from_elsewhere_and_run_nothing_of_their_own(cl
         labelled = set(re.findall(r'<label[^>]* for="([^"]+)"', markup))
         controls = re.findall(r"<(?:input|select|textarea)(?![^>]*type=\"hidden\")[^>]*? id=\"([^\"]+)\"", markup)
         assert set(controls) <= labelled, path
+
+
+def test_of_equal_names_only_the_one_that_is_found_has_a_link(client: TestClient, db: Database) -> None:
+    for owner in ("", "a" * 24):
+        datasets.add_upload(db, new_id(), Form(name="shoes"), owner)
+    text = client.get("/ui/datasets").text
+    assert text.count('href="/ui/datasets/shoes"') == 1
+    assert text.count("<bdi>shoes</bdi>") == 2
+    assert "of key aaaaaaaa" in text

@@ -85,7 +85,7 @@ function changed() {
 async function plan(text, number) {
   let told = null, failed = null;
   try {
-    if (!(await isReady(JSON.parse(text).dataset))) return number === asking && show([], NOT_READY);
+    if (!(await isReady(JSON.parse(text)?.dataset))) return number === asking && show([], NOT_READY);
     told = await send("/jobs?dry_run=true", text);
   } catch (error) {
     failed = error;
