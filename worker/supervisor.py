@@ -127,8 +127,8 @@ class Supervisor:
         self._settle_sweeps()
         if now or time.monotonic() >= self._next_sweep:
             sweep(self._db, self._settings.data_dir)
-            retain(self._db, self._settings)
-            self._next_sweep = time.monotonic() + _SWEEP_SECONDS
+            has_more = retain(self._db, self._settings)
+            self._next_sweep = time.monotonic() + (0 if has_more else _SWEEP_SECONDS)  # 0: with the next heartbeat
 
     def _settle_sweeps(self) -> None:
         for sweep_id in sweeps.settle(self._db):

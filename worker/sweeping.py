@@ -44,19 +44,25 @@ def sweep(db: Database, data_dir: Path) -> None:
             _remove(path)
 
 
-def retain(db: Database, settings: Settings) -> None:
-    """Lets go of ended jobs, and of their checkpoints, when they have the age that the settings say."""
-    data_dir = settings.data_dir
+def retain(db: Database, settings: Settings) -> bool:
+    """Lets go of ended jobs, and of their checkpoints, when they have the age that the settings say: some at a time.
+
+    Returns whether there may be more.
+    """
+    data_dir, has_more = settings.data_dir, False
     for doomed in (data_dir / "jobs").glob(f"{DELETED}*"):
         _remove(doomed)
     if settings.retain_jobs_days is not None:
         for job_id in control.delete_old(db, settings.retain_jobs_days):
+            has_more = True
             _log.info("job_deleted", job=job_id)
             remove_job(data_dir, job_id)
     if settings.retain_checkpoints_days is not None:
         for job_id, (attempt, kept) in control.thin_old(db, settings.retain_checkpoints_days).items():
+            has_more = True
             _log.info("checkpoints_thinned", job=job_id)
             remove_others(data_dir, job_id, attempt, kept)  # it may have been retried meanwhile
+    return has_more
 
 
 def _age(path: Path) -> float:

@@ -3,7 +3,8 @@
 import asyncio
 import hashlib
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from itertools import chain
 from typing import Annotated, Any, Final
 
@@ -12,7 +13,7 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
-from worker.jobs import following, sinks
+from worker.jobs import following, records, sinks
 from worker.jobs.db import Database
 from worker.jobs.errors import NotFound, TooManyStreams
 from worker.jobs.following import Mark
@@ -109,7 +110,7 @@ async def read(
     if query.wait and not rows and job.status not in TERMINAL:
         with feed.follow(job.id) as follower:
             request.state.work.release()
-            await _news(follower, query.since, query.wait)
+            await _news(follower, partial(_is_behind, db, job.id, query.since), query.since, query.wait)
         job, rows = await run_in_threadpool(_page, db, job_id, query, caller)
     page = MetricsPage.of(job, rows, query.since, whole=len(rows) < query.limit)
     return _tagged(page, if_none_match, {} if page.terminal else {"Retry-After": str(_next_row(job, rows))})
@@ -168,14 +169,25 @@ async def stream(
             yield ServerSentEvent(event="status", data=_told(mark))
 
 
-async def _news(follower: Follower, since: int, seconds: float) -> None:
-    """Until there is a row behind `since`, or the job has ended; so long at most."""
+async def _news(follower: Follower, is_behind: Callable[[], bool], since: int, seconds: float) -> None:
+    """Until there is a row behind `since`, or the job has ended; so long at most.
+
+    That the newest `seq` is behind `since` says nothing: its row may have been forgotten. So only a newer one does,
+    and the rows are asked for once more, since one may have come before that was known.
+    """
     deadline = asyncio.get_running_loop().time() + seconds
-    mark: Mark | None = None
+    mark = await follower.change(None, seconds)
+    if mark is None or mark.is_terminal or await run_in_threadpool(is_behind):
+        return
+    newest = max(since, mark.last_seq)
     while (left := deadline - asyncio.get_running_loop().time()) > 0:
         mark = await follower.change(mark, left)
-        if mark is None or mark.last_seq > since or mark.is_terminal:
+        if mark is None or mark.last_seq > newest or mark.is_terminal:
             return
+
+
+def _is_behind(db: Database, job_id: str, since: int) -> bool:
+    return bool(records.epochs(db, job_id, since=since, limit=1))
 
 
 def _page(db: Database, job_id: str, query: MetricsQuery, caller: Caller) -> tuple[Job, list[Epoch]]:

@@ -18,6 +18,7 @@ from tests.service.conftest import Serve
 from tests.worker.jobs.making import claim, finish, record, running
 from worker.jobs import control, records
 from worker.jobs.db import Database
+from worker.jobs.records import Resumed
 from worker.jobs.states import Outcome
 from worker.jobs.tables import Epoch, Job
 
@@ -163,6 +164,40 @@ def test_a_long_poll_waits_for_the_next_row(client: TestClient, db: Database) ->
         record(db, job, 2)
         page = polling.result(10)
     assert ([row["seq"] for row in page["data"]], page["next_since"], page["terminal"]) == ([2], 2, False)
+
+
+def test_a_long_poll_waits_for_a_new_row_also_behind_rows_that_were_forgotten(client: TestClient, db: Database) -> None:
+    job = running(db, epochs=3)
+    for epoch in (1, 2):
+        record(db, job, epoch)
+    finish(db, job, Outcome.KILLED)
+    again = claim(db)
+    records.record_start(db, job.id, again.attempt, {}, Resumed(epoch=1, batch=0, differences=[]))
+    started = time.monotonic()
+    assert client.get(f"/jobs/{job.id}/metrics?since=1&wait=0.6").json()["data"] == []
+    assert time.monotonic() - started >= 0.6
+    with beside(lambda: client.get(f"/jobs/{job.id}/metrics?since=1&wait=20").json()) as polling:
+        time.sleep(0.5)
+        assert not polling.done()
+        record(db, again, 2)
+        assert [row["seq"] for row in polling.result(10)["data"]] == [3]
+
+
+def test_a_row_that_comes_before_a_long_poll_follows_is_not_missed(
+    client: TestClient, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = running(db, epochs=3)
+    follow = Feed.follow
+
+    def late(feed: Feed, job_id: str) -> Any:
+        record(db, job, 1)
+        return follow(feed, job_id)
+
+    monkeypatch.setattr(Feed, "follow", late)
+    started = time.monotonic()
+    page = client.get(f"/jobs/{job.id}/metrics?wait=20").json()
+    assert [row["seq"] for row in page["data"]] == [1]
+    assert time.monotonic() - started < 10
 
 
 def test_a_long_poll_ends_with_the_job(client: TestClient, db: Database) -> None:

@@ -1,5 +1,6 @@
 """Sweeps over HTTP. What becomes of their trials is the test of `worker.jobs.sweeps`."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +8,17 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
+from service.routes import sweeps as routes
 from tests.service.conftest import Serve
+from tests.service.predictor import FakePredictor
 from tests.service.test_auth import bearer
 from tests.service.test_errors import assert_problem
 from tests.service.test_scopes import key
 from tests.worker.jobs.making import claim, everything, finish, record
 from worker.jobs import keys, leftovers, standings, sweeps
 from worker.jobs.db import Database
+from worker.jobs.errors import PredictorUnavailable, SpecRefused
+from worker.jobs.plan import Plan
 from worker.jobs.states import Outcome, Scope
 
 RATES: dict[str, Any] = {
@@ -135,6 +140,74 @@ def test_what_makes_no_sweep_is_refused_where_it_stands(
         assert_problem(answer, 422, "validation_error")
         assert answer.json()["errors"][0]["pointer"] == pointer
     assert everything(db) == before
+
+
+@pytest.mark.parametrize("address", ["/sweeps", "/sweeps?dry_run=true"])
+@pytest.mark.parametrize(
+    ("at", "pointer"), [("#/model/hidden", "#/parameters/model.hidden"), ("#/batch_size", "#/spec/batch_size")]
+)
+def test_a_network_that_cannot_be_built_is_refused_where_it_stands(
+    client: TestClient, db: Database, predictor: FakePredictor, address: str, at: str, pointer: str
+) -> None:
+    before = everything(db)
+    predictor.error = SpecRefused("It does not fit.", pointer=at)
+    answer = client.post(address, json={"parameters": {"model.hidden": {"values": [[8], [16]]}}})
+    assert_problem(answer, 422, "validation_error")
+    assert answer.json()["errors"] == [{"pointer": pointer, "detail": "It does not fit."}]
+    assert everything(db) == before
+
+
+def test_each_network_is_looked_at_once_and_not_all_of_very_many(client: TestClient, predictor: FakePredictor) -> None:
+    sizes = {"model.hidden": {"values": [[8], [16]]}}
+    submit(client, RATES | {"parameters": sizes | RATES["parameters"]})
+    assert [each.model_dump()["model"]["hidden"] for each, _ in predictor.planned] == [[8], [16]]
+    assert {each.dataset.version for each, _ in predictor.planned} == {1}
+    predictor.planned.clear()
+    submit(client, RATES | {"parameters": {"model.hidden": {"values": [[each] for each in range(1, 31)]}}})
+    assert len(predictor.planned) == 20
+
+
+def test_a_predictor_that_is_away_stops_no_sweep(client: TestClient, db: Database, predictor: FakePredictor) -> None:
+    predictor.error = PredictorUnavailable()
+    submit(client)
+    assert client.post("/sweeps?dry_run=true", json=RATES).status_code == 200
+    assert len(predictor.planned) == 2  # it is not asked on and on
+    predictor.reset()
+    predictor.ready = False
+    submit(client)
+    assert predictor.planned == []
+
+
+def test_a_predictor_that_thinks_for_long_stops_no_sweep(
+    client: TestClient, predictor: FakePredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ponder(*_: Any) -> Plan:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    monkeypatch.setattr(routes, "_PLAN_SECONDS", 0.01)
+    monkeypatch.setattr(predictor, "plan", ponder)
+    submit(client)
+
+
+def test_without_the_datasets_card_no_network_is_looked_at(
+    client: TestClient, db: Database, predictor: FakePredictor
+) -> None:
+    with db.write() as session:
+        session.connection().exec_driver_sql("DELETE FROM datasets")
+    submit(client)
+    assert predictor.planned == []
+
+
+def test_a_sweep_that_was_cancelled_answers_as_before(client: TestClient, db: Database) -> None:
+    made = submit(client)
+    address = f"/sweeps/{made['id']}/cancel"
+    assert client.post(address).status_code == 200
+    retried = made["trials"][0]["job"]
+    assert client.post(f"/jobs/{retried}/retry").status_code in (200, 202)
+    answer = client.post(address)
+    assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
+    assert client.get(f"/jobs/{retried}").json()["status"] == "queued"
 
 
 def test_webhooks_are_for_trials_what_they_are_for_jobs(client: TestClient) -> None:

@@ -188,6 +188,19 @@ def test_an_old_job_is_deleted_with_its_files(db: Database, tmp_path: Path) -> N
     assert [path.name for path in (tmp_path / "jobs").iterdir()] == [young.id]
 
 
+def test_it_is_said_when_there_may_be_more_to_let_go_of(
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "_AT_ONCE", 1)
+    jobs = [ended(db, tmp_path, days_ago=8) for _ in range(2)]
+    thinning = Settings(data_dir=tmp_path, retain_checkpoints_days=7)
+    assert [retain(db, thinning) for _ in range(3)] == [True, True, False]
+    assert [len(on_disk(tmp_path, job)) for job in jobs] == [4, 4]
+    deleting = Settings(data_dir=tmp_path, retain_jobs_days=7)
+    assert [retain(db, deleting) for _ in range(3)] == [True, True, False]
+    assert list((tmp_path / "jobs").iterdir()) == []
+
+
 def test_an_old_job_that_was_retried_is_left_alone(db: Database, tmp_path: Path) -> None:
     job = ended(db, tmp_path, days_ago=8)
     control.extend(db, job.id, 1)

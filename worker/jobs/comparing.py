@@ -186,6 +186,8 @@ def _leaves(document: Mapping[str, Any], place: str = "") -> Iterator[tuple[str,
 def _courses(session: Session, job_id: str) -> Iterator[tuple[Metric, Course]]:
     newest = select(Epoch).where(col(Epoch.job_id) == job_id).order_by(col(Epoch.epoch).desc()).limit(1)
     last = session.execute(newest).scalar_one_or_none()
+    if last is None:  # the first epoch may be recorded right now
+        return
     for metric in _METRICS:
         column = getattr(Epoch, metric)
         order = column.asc() if metric in LOWER_IS_BETTER else column.desc()

@@ -15,7 +15,7 @@ from .owners import EVERYBODY, Caller, visible
 from .report import Report
 from .spec import Metric
 from .states import EventKind, Phase, Resume, Status
-from .tables import Attempt, Checkpoint, Epoch, Event, Job, ReportRow, StepCheckpoint, Transition
+from .tables import Attempt, Checkpoint, Epoch, Event, Job, ParityRow, ReportRow, StepCheckpoint, Transition
 
 NO_REPORT: Final = "The job has no report yet; it comes with the first epoch. Regression has none."
 _DETAIL_CHARACTERS = 300
@@ -99,7 +99,7 @@ def record_start(
         update_fenced(session, Job, job_id, attempt, provenance=provenance)
         # What it could not go on from would hide what it is going to save; that will be trained again.
         done = resumed.epoch if resumed else 0
-        for table in (Epoch, Checkpoint):
+        for table in (Epoch, Checkpoint, ReportRow, ParityRow):
             session.execute(delete(table).where(col(table.job_id) == job_id, col(table.epoch) > done))
         if resumed is None or not resumed.batch:
             session.execute(delete(StepCheckpoint).where(col(StepCheckpoint.job_id) == job_id))

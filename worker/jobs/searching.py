@@ -4,16 +4,17 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from pydantic import JsonValue
 
 from .spec import LOWER_IS_BETTER, Grid, Halving, Parameter, Range, SweepForm, Values
+from .spec.sweep import MOST_TRIALS, every, rounded
 
 Choice = dict[str, JsonValue]  # of each parameter
 
-_SPARE_DRAWS: Final = 20_000  # some thousands are enough to find every one of a thousand combinations
+_SPARE_DRAWS: Final = 20_000  # some thousands find every one of a thousand combinations that are equally likely
 _BITS: Final = 53  # of a float
 
 
@@ -55,20 +56,27 @@ def ranking(scores: Iterable[Score], metric: str) -> list[int]:
 
 
 def _drawn(parameters: Mapping[str, Parameter], trials: int, seed: int) -> list[Choice]:
-    """No combination twice, as far as there are others."""
+    """No combination twice: those that draws do not find are taken one after another."""
     found: list[Choice] = []
     seen: set[str] = set()
-    spare = _SPARE_DRAWS
+    spare, others = _SPARE_DRAWS, _combinations(parameters)
     for trial in range(1, trials + 1):
         choice = _draw(parameters, seed, trial)
-        for again in range(1, spare + 1):
-            if json.dumps(choice) not in seen:
-                break
+        again = 0
+        while spare and json.dumps(choice) in seen:
+            again, spare = again + 1, spare - 1
             choice = _draw(parameters, seed, trial, again)
-            spare -= 1
+        if json.dumps(choice) in seen:
+            choice = next(each for each in others if json.dumps(each) not in seen)  # a form asks for no more than are
         seen.add(json.dumps(choice))
         found.append(choice)
     return found
+
+
+def _combinations(parameters: Mapping[str, Parameter]) -> Iterator[Choice]:
+    """All of them, or more than a sweep has trials."""
+    lists = [itertools.islice(every(each), MOST_TRIALS) for each in parameters.values()]
+    return (dict(zip(parameters, chosen, strict=True)) for chosen in itertools.product(*lists))
 
 
 def _draw(parameters: Mapping[str, Parameter], seed: int, trial: int, again: int = 0) -> Choice:
@@ -88,8 +96,7 @@ def _pick(parameter: Parameter, uniform: float) -> JsonValue:
     at = _between(parameter, uniform)
     if parameter.integer:
         return min(math.floor(at), int(parameter.max))
-    # Six digits can be read, and do not depend on whose logarithm it was.
-    return min(max(float(f"{at:.6g}"), parameter.min), parameter.max)
+    return rounded(parameter, at)
 
 
 def _between(parameter: Range, uniform: float) -> float:

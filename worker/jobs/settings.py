@@ -109,7 +109,8 @@ class Settings(BaseSettings):
     )
     mlflow_tracking_uri: str | None = Field(
         None,
-        description="Where MLflow keeps its runs; unset: the SQLite database `mlflow/mlflow.db` in the folder of the sinks",
+        description="Where MLflow keeps its runs; unset: the SQLite database `mlflow/mlflow.db` in the folder of "
+        "the sinks",
     )
     mlflow_experiment: str = Field("epochd", min_length=1, max_length=200, description="MLflow's name for all of them")
     max_pixels: int = Field(25_000_000, ge=1, description="Largest picture accepted, in pixels")

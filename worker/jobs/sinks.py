@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, and_, delete, func, literal, or_, select, update
-from sqlmodel import Session, col
+from sqlalchemy import ColumnElement, Select, and_, delete, func, literal, or_, select
+from sqlmodel import col
 
 from . import records
 from .db import Database, now
@@ -111,11 +111,6 @@ def record(db: Database, job: Job, kind: SinkKind, seq: int, run_id: str | None 
         is_done = job.status in TERMINAL and row[0] == job.finished_at
         session.merge(SinkRow(job_id=job.id, kind=kind, seq=seq, is_done=is_done, run_id=run_id))
         return is_done
-
-
-def reopen(session: Session, job_id: str) -> None:
-    """The job goes on: how it ended is to be told anew."""
-    session.execute(update(SinkRow).where(col(SinkRow.job_id) == job_id).values(is_done=False))
 
 
 def forget(db: Database, kind: SinkKind) -> None:

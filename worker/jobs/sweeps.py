@@ -5,7 +5,7 @@ Its trials are ordinary jobs, whose lives are their own. Locks are taken in one 
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pydantic import TypeAdapter
 from sqlalchemy import Select, select
@@ -35,15 +35,18 @@ class Planned(NamedTuple):
 
     trials: list[Trial]
     rungs: list[Rung]
+    card: Card | None = None  # of the dataset, when it is ready; then the trials name its version
 
 
 def plan(db: Database, form: SweepForm, caller: Caller = EVERYBODY) -> Planned:
     """Changes nothing. Raises SpecRefused, though of a dataset that is not ready yet not for all reasons."""
-    chosen = trials.of(form)
+    chosen, card = trials.of(form), None
     with suppress(NotReady):
-        _, card = trials.inside(form, lambda: datasets.ready_for(db, chosen[0].spec, caller))
+        first, card = trials.inside(form, lambda: datasets.ready_for(db, chosen[0].spec, caller))
         trials.suit(form, chosen, card.task, card)
-    return Planned(chosen, rungs(form.search, form.spec.epochs) if isinstance(form.search, Halving) else [])
+        pinned = {"dataset": first.dataset}
+        chosen = [each._replace(spec=each.spec.model_copy(update=pinned)) for each in chosen]
+    return Planned(chosen, rungs(form.search, form.spec.epochs) if isinstance(form.search, Halving) else [], card)
 
 
 def create(db: Database, form: SweepForm, origin: Origin, quota: Quota | None = None) -> Sweep:
@@ -84,18 +87,20 @@ def create(db: Database, form: SweepForm, origin: Origin, quota: Quota | None = 
 def cancel(db: Database, sweep_id: str, caller: Caller = EVERYBODY, *, at_once: bool = False) -> bool:
     """Cancels what has not ended, and no further rung begins. Returns whether trials are still leaving.
 
-    `at_once`: they are killed, and save nothing. Raises NotFound, and Conflict when the sweep has finished.
+    `at_once`: they are killed, and save nothing. One that is cancelled and over stays so, whatever became of its
+    trials since. Raises NotFound, and Conflict when the sweep has finished.
     """
     with db.write() as session:
         sweep = find(session, sweep_id, caller, lock=True)
-        if sweep.finished_at is not None and not sweep.is_cancelled:
+        if sweep.finished_at is not None:
+            if sweep.is_cancelled:
+                return False
             raise Conflict("The sweep has finished and cannot be cancelled any more; a trial of it can, by its job.")
         sweep.is_cancelled = True
         jobs = [job for job in _locked(session, sweep) if job.status not in TERMINAL]
-        for job in jobs:
-            control.stop(session, job, at_once=at_once)
+        control.stop_all(session, jobs, at_once=at_once)
         is_leaving = any(job.status not in TERMINAL for job in jobs)
-        if not is_leaving and sweep.finished_at is None:
+        if not is_leaving:
             sweep.finished_at = now(session)
         return is_leaving
 
@@ -160,17 +165,31 @@ def _promote(session: Session, sweep: Sweep, jobs: Sequence[Job]) -> bool:
     metric = sweep.form["metric"]
     scores = session.execute(_scores(sweep, metric, this.epochs)).all()
     by_trial = {job.trial: job for job in jobs if job.status == Status.SUCCEEDED and job.spec["epochs"] >= this.epochs}
-    promoted = 0
+    done = control.trained(session, [job.id for job in by_trial.values()])
+    promoted, specs = 0, []
     for trial in ranking((Score(*row) for row in scores if row[0] in by_trial), metric):
-        more = following.epochs - by_trial[trial].spec["epochs"]  # its owner may have had it trained on
-        with suppress(Conflict):  # its dataset is gone, say
+        job = by_trial[trial]
+        more = following.epochs - job.spec["epochs"]  # its owner may have had it trained on
+        with suppress(Conflict):  # it cannot be trained on
             if more > 0:
-                control.lengthen(session, by_trial[trial], more)
+                specs.append((job, control.longer(job, more, done.get(job.id, 0))))
             promoted += 1
         if promoted == following.trials:
             break
+    if not _train_on(session, specs):
+        return False
     sweep.rung += bool(promoted)
     return bool(promoted)
+
+
+def _train_on(session: Session, specs: Sequence[tuple[Job, dict[str, Any]]]) -> bool:
+    """False when their dataset is gone, which is one for all."""
+    with suppress(Conflict):
+        for job, _ in specs[:1]:
+            control.require_dataset(session, job)
+        control.lengthen(session, specs)
+        return True
+    return False
 
 
 def _dataset(session: Session, form: SweepForm, chosen: Sequence[Trial], caller: Caller) -> Dataset:

@@ -52,9 +52,13 @@ def inside(form: SweepForm, look: Callable[[], T]) -> T:
     try:
         return look()
     except SpecRefused as refused:
-        names = refused.pointer.split("/")[1:]
-        where = _parameter(form, names) or f"#/spec/{'/'.join(names)}"
-        raise SpecRefused(refused.detail, pointer=where) from refused
+        raise placed(form, refused) from refused
+
+
+def placed(form: SweepForm, refused: SpecRefused) -> SpecRefused:
+    """What is refused in a trial's spec, where it stands in the sweep."""
+    names = refused.pointer.split("/")[1:]
+    return SpecRefused(refused.detail, pointer=_parameter(form, names) or f"#/spec/{'/'.join(names)}")
 
 
 def shown(parameters: dict[str, dict[str, Any]], spec: dict[str, Any]) -> Choice:

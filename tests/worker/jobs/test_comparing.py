@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
+from sqlalchemy import event
 
 from tests.worker.jobs.answering import CLASSES, PROVENANCE, answers, job_with
 from tests.worker.jobs.making import record, result, running
@@ -132,6 +133,25 @@ def test_each_metric_has_its_best_and_its_newest_value(db: Database) -> None:
     assert courses["train_loss"] == Course(best=0.5, best_epoch=4, last=result(4).train_loss)
     assert "test_mae" not in courses
     assert comparing.result(db, running(db).id).courses == {}
+
+
+def test_a_first_epoch_that_is_recorded_while_it_is_looked_is_none_yet(db: Database) -> None:
+    job = running(db)
+    asked: list[str] = []
+
+    def arrives(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if "FROM epochs" in statement and not asked:
+            asked.append(statement)
+            record(db, job, 1)
+
+    event.listen(db._engine, "after_cursor_execute", arrives)
+    try:
+        found = comparing.result(db, job.id)
+    finally:
+        event.remove(db._engine, "after_cursor_execute", arrives)
+    assert asked
+    assert found.courses == {}
+    assert comparing.result(db, job.id).courses["test_accuracy"].best_epoch == 1
 
 
 def test_somebody_elses_job_is_not_there(db: Database) -> None:

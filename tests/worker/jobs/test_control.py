@@ -634,6 +634,18 @@ def test_an_old_job_that_an_alias_points_at_stays(db: Database) -> None:
     assert control.delete_old(db, 9) == [now_at.id]
 
 
+def test_old_jobs_are_deleted_some_at_a_time_the_oldest_first(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "_AT_ONCE", 2)
+    jobs = [trained(db) for _ in range(5)]
+    for days, job in enumerate(jobs, start=10):
+        age(db, job, days=days)
+    aliases.put(db, "shoes", jobs[4].id, "1")
+    aliases.put(db, "boots", jobs[3].id, "1")  # those that stay do not keep others from their turn
+    assert sorted(control.delete_old(db, 9)) == sorted([jobs[1].id, jobs[2].id])
+    assert control.delete_old(db, 9) == [jobs[0].id]
+    assert control.delete_old(db, 9) == []
+
+
 def with_checkpoints(db: Database, *accuracies: float, **policy: Any) -> Job:
     job = running(db, checkpoints=policy)
     for epoch, accuracy in enumerate(accuracies, start=1):
@@ -682,6 +694,20 @@ def test_an_old_job_keeps_what_aliases_need(db: Database) -> None:
     aliases.remove(db, "shoes")
     assert list(control.thin_old(db, 9)) == [job.id]
     assert kept(db, job) == [1, 5]
+
+
+def test_old_jobs_are_thinned_some_at_a_time(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "_AT_ONCE", 2)
+    jobs = [with_checkpoints(db, 0.9, 0.1, 0.2) for _ in range(5)]
+    for job in jobs:
+        finish(db, job, Outcome.SUCCEEDED)
+    age(db, *jobs, days=10)
+    for number, job in enumerate(jobs[:2]):  # nothing of these goes, however often they are looked at
+        aliases.put(db, f"shoes-{number}", job.id, "2")
+    assert list(control.thin_old(db, 9)) == [jobs[2].id, jobs[3].id]
+    assert list(control.thin_old(db, 9)) == [jobs[4].id]
+    assert control.thin_old(db, 9) == {}
+    assert [kept(db, job) for job in jobs] == [[1, 2, 3]] * 2 + [[1, 3]] * 3
 
 
 def test_a_job_that_is_young_or_has_not_ended_keeps_all(db: Database) -> None:

@@ -23,12 +23,12 @@ from tests.worker.jobs.making import (
     saved_steps,
 )
 from worker.jobs import queue, records, submitting, workers
-from worker.jobs.db import Database
+from worker.jobs.db import Database, now
 from worker.jobs.errors import NotFound, NotReady, StaleAttempt
 from worker.jobs.records import Resumed
 from worker.jobs.spec import Spec
 from worker.jobs.states import TERMINAL, Outcome, Phase, Resume, Status
-from worker.jobs.tables import Epoch
+from worker.jobs.tables import Epoch, ParityRow
 
 every_write = pytest.mark.parametrize("write", writes.OF_JOBS.values(), ids=writes.OF_JOBS)
 
@@ -302,6 +302,28 @@ def test_the_report_is_the_newest_epochs(db: Database) -> None:
     assert records.report(db, job.id) == report(2, wrong=7)
     records.record_epoch(db, other.id, 1, result(1), saved(1), progress(1), report(1, wrong=9))
     assert records.report(db, job.id) == report(2, wrong=7)
+
+
+def test_what_an_attempt_does_not_go_on_from_takes_report_and_certificate_with_it(db: Database) -> None:
+    job = running(db)
+    for epoch in (1, 2):
+        records.record_epoch(
+            db, job.id, 1, result(epoch), saved(epoch), progress(epoch), report(epoch), answers=b"answers"
+        )
+    with db.write() as session:
+        session.add(ParityRow(job_id=job.id, epoch=2, sha256="ab", made_at=now(session), error="It was not."))
+    finish(db, job, Outcome.KILLED)
+    second = claim(db)
+    records.record_start(db, job.id, second.attempt, {}, Resumed(epoch=2, batch=0, differences=[]))
+    assert records.report(db, job.id).epoch == 2
+    finish(db, second, Outcome.KILLED)
+    third = claim(db)
+    before = everything(db)
+    records.record_start(db, job.id, third.attempt, {}, Resumed(epoch=1, batch=0, differences=[]))
+    after = everything(db)
+    assert [(len(before[name]), len(after[name])) for name in ("reports", "parities")] == [(1, 0), (1, 0)]
+    with pytest.raises(NotReady):
+        records.report(db, job.id)
 
 
 def test_without_a_report_it_is_not_ready(db: Database) -> None:

@@ -112,8 +112,34 @@ def test_no_combination_of_finite_lists_is_drawn_twice() -> None:
     assert (error.pointer, "only 50 combinations" in error.detail) == ("#/search/trials", True)
 
 
-def test_what_can_hardly_differ_is_drawn_twice_rather_than_for_ever() -> None:
-    assert set(drawn({"min": 0.1, "max": 0.1000001}, 300)) == {0.1}
+def test_what_draws_hardly_find_is_there_once_all_the_same() -> None:
+    found = drawn({"min": 1, "max": 1000, "integer": True, "scale": "log"}, 1000)
+    assert sorted(found) == list(range(1, 1001))
+    assert found[:900] == drawn({"min": 1, "max": 1000, "integer": True, "scale": "log"}, 900)
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "count"),
+    [
+        (0.1, 0.1003, 301),
+        (-0.1003, -0.1, 301),
+        (0.1, 0.1000001, 1),
+        (0.12345678, 0.12346, 4),
+        (999_999, 1_000_020, 4),
+    ],
+)
+def test_a_range_has_as_many_numbers_as_six_digits_give(least: float, most: float, count: int) -> None:
+    parameter = {"min": least, "max": most}
+    found = drawn(parameter, count)
+    assert len(set(found)) == count
+    assert all(least <= each <= most for each in found)
+    error = refused({"seed": parameter}, search=RANDOM | {"trials": count + 1})
+    assert (error.pointer, f"only {count} combinations" in error.detail) == ("#/search/trials", True)
+
+
+@pytest.mark.parametrize(("least", "most"), [(0, 1), (-1, 1), (-1e-5, 1e15), (0.1, 0.2)])
+def test_a_wide_range_has_numbers_for_all_trials(least: float, most: float) -> None:
+    assert len(set(drawn({"min": least, "max": most}, 1000))) == 1000
 
 
 @pytest.mark.parametrize(

@@ -199,15 +199,3 @@ def test_progress_alone_is_nothing_to_write(db: Database) -> None:
     records.record_progress(db, job.id, job.attempt, progress(1))
     assert queue.get(db, job.id).status == Status.RUNNING
     assert behind(db) == []
-
-
-def test_a_job_that_goes_on_is_told_of_again(db: Database) -> None:
-    """Also when it ends without another epoch: how it ended may be another way."""
-    job = running(db)
-    record(db, job, 1)
-    finish(db, job, Outcome.KILLED, max_attempts=1)
-    assert write(db, job.id)
-    assert behind(db) == []
-    control.retry(db, job.id)
-    control.cancel(db, job.id)
-    assert behind(db) == [job.id]

@@ -1,15 +1,17 @@
 """Sweeps: all of their jobs or none, how trials compare, rungs that begin once, and what ends with what."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import event, insert, select, text, update
+from sqlmodel import col
 
-from tests.worker.jobs.making import card, claim, everything, finish, make_ready, record, running
+from tests.worker.jobs.making import card, claim, everything, finish, make_ready, record, result, running
 from worker.jobs import aliases, control, datasets, listing, queue, standings, submitting, sweeps
 from worker.jobs.db import Database
 from worker.jobs.errors import Conflict, IdempotencyMismatch, NotFound, SpecRefused, TooManyJobs
@@ -19,9 +21,9 @@ from worker.jobs.listing import Filter
 from worker.jobs.owners import EVERYBODY, Caller
 from worker.jobs.spec import Spec, SweepForm
 from worker.jobs.standings import Whole
-from worker.jobs.states import Outcome
+from worker.jobs.states import Outcome, Status
 from worker.jobs.submitting import Origin, Quota
-from worker.jobs.tables import Job, Sweep
+from worker.jobs.tables import Delivery, Epoch, Job, Sweep
 
 ANN, BOB = Caller("ann", sees_all=False), Caller("bob", sees_all=False)
 SEEDS: dict[str, Any] = {"seed": {"values": [0, 1, 2, 3]}}
@@ -104,14 +106,7 @@ def test_trials_are_called_by_the_sweeps_name_or_the_specs_or_its_id(db: Databas
 
 
 def test_a_thousand_trials_take_a_handful_of_statements(db: Database) -> None:
-    statements: list[str] = []
-
-    def note(*about: Any) -> None:
-        if about[2] != "BEGIN":
-            statements.append(about[2])
-
-    event.listen(db._engine, "before_cursor_execute", note)
-    try:
+    with counted(db) as statements:
         sweep = create(db, MANY, spec={"labels": {"team": "a"}})
         made = len(statements)
         found = standings.get(db, sweep)
@@ -120,12 +115,74 @@ def test_a_thousand_trials_take_a_handful_of_statements(db: Database) -> None:
         listed = len(statements) - made - looked
         sweeps.settle(db)
         settled = len(statements) - made - looked - listed
-    finally:
-        event.remove(db._engine, "before_cursor_execute", note)
     assert len(found.trials) == 1000
     assert [job.trial for job in jobs(db, sweep)] == list(range(1, 1001))
     assert made < 40
     assert (looked, listed, settled) == (2, 2, 1)
+
+
+@contextmanager
+def counted(db: Database) -> Iterator[list[str]]:
+    """The statements, of which one may be about many rows."""
+    statements: list[str] = []
+
+    def note(*about: Any) -> None:
+        if about[2] != "BEGIN":
+            statements.append(about[2])
+
+    event.listen(db._engine, "before_cursor_execute", note)
+    try:
+        yield statements
+    finally:
+        event.remove(db._engine, "before_cursor_execute", note)
+
+
+def end_all(db: Database, sweep: str) -> None:
+    """Every trial has succeeded with one epoch, the later ones better."""
+    with db.write() as session:
+        ended: dict[str, Any] = {"status": Status.SUCCEEDED, "finished_at": datetime.now(UTC), "last_seq": 1}
+        session.execute(update(Job).where(col(Job.sweep_id) == sweep).values(**ended))
+        ids = session.execute(select(col(Job.id)).where(col(Job.sweep_id) == sweep).order_by(col(Job.trial))).scalars()
+        row = {"seq": 1, "attempt": 1, "recorded_at": datetime.now(UTC)} | vars(result(1))
+        session.execute(
+            insert(Epoch), [row | {"job_id": job_id, "test_accuracy": at / 1000} for at, job_id in enumerate(ids)]
+        )
+
+
+def test_a_thousand_trials_are_cancelled_in_a_handful_of_statements(db: Database) -> None:
+    """Whoever else writes waits meanwhile, and a worker does not wait for long."""
+    sweep = create(db, MANY)
+    claim(db)
+    control.pause(db, jobs(db, sweep)[1].id)
+    with counted(db) as statements:
+        assert sweeps.cancel(db, sweep) is True
+    assert len(statements) < 30
+    found = standings.get(db, sweep)
+    assert found.counts == {"cancelling": 1, "cancelled": 999}
+    first, second, third = (_transitions(db, job) for job in jobs(db, sweep)[:3])
+    assert [each.reason for each in first] == ["submitted", "attempt 1", "cancel requested"]
+    assert [each.reason for each in second] == ["submitted", "paused while queued", "cancelled while paused"]
+    assert [each.reason for each in third] == ["submitted", "cancelled while queued"]
+
+
+def test_five_hundred_trials_are_trained_on_in_a_handful_of_statements(db: Database) -> None:
+    sweep = create(db, MANY, search={"name": "halving", "trials": 1000, "factor": 2}, spec={"epochs": 4})
+    end_all(db, sweep)
+    with counted(db) as statements:
+        assert sweeps.settle(db) == [sweep]
+    assert len(statements) < 30
+    assert stand(db, sweep, "epochs") == [1] * 500 + [2] * 500
+    assert stand(db, sweep, "status") == ["succeeded"] * 500 + ["queued"] * 500
+    assert [each.reason for each in _transitions(db, jobs(db, sweep)[-1])] == ["submitted", "extended by 1 epochs"]
+
+
+def test_the_webhooks_of_all_trials_hear_of_it(db: Database) -> None:
+    sweep = create(db, spec={"webhooks": [{"url": "https://hooks.example.com/a"}]})
+    claim(db)
+    sweeps.cancel(db, sweep)
+    with db.read() as session:
+        told = [(each.job_id, each.payload["job"]["status"]) for each in session.execute(select(Delivery)).scalars()]
+    assert sorted(told) == [(job.id, "cancelled") for job in jobs(db, sweep)[1:]]
 
 
 def test_no_question_about_a_sweep_looks_at_every_job_or_epoch(db: Database) -> None:
@@ -475,14 +532,11 @@ def test_a_worker_that_dies_while_it_begins_a_rung_has_begun_nothing(
         train(db, accuracy)
     before = everything(db)
     lengthen = control.lengthen
-    calls: list[str] = []
 
-    def dies(session: Any, job: Job, epochs: int) -> None:
-        lengthen(session, job, epochs)
+    def dies(session: Any, specs: Any) -> None:
+        lengthen(session, specs[:1])
         session.flush()
-        calls.append(job.id)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(control, "lengthen", dies)
@@ -513,6 +567,15 @@ def test_to_cancel_a_sweep_cancels_what_has_not_ended(db: Database) -> None:
     assert found.row.finished_at is not None
     assert sweeps.cancel(db, sweep) is False
     assert standings.get(db, sweep).row.finished_at == found.row.finished_at
+
+
+def test_a_sweep_that_was_cancelled_is_not_cancelled_again(db: Database) -> None:
+    sweep = create(db)
+    sweeps.cancel(db, sweep)
+    control.retry(db, jobs(db, sweep)[0].id)
+    before = everything(db)
+    assert sweeps.cancel(db, sweep, at_once=True) is False
+    assert everything(db) == before
 
 
 def test_a_sweep_with_nothing_under_way_is_cancelled_at_once(db: Database) -> None:
@@ -593,12 +656,25 @@ def test_old_trials_take_their_sweep_with_them(db: Database) -> None:
     sweep = create(db, {"seed": {"values": [1, 2]}})
     train(db, 0.5)
     named = train(db, 0.5)
+    assert control.delete_old(db, -1) == []  # it may have them trained on
+    assert sweeps.settle(db) == [sweep]
     aliases.put(db, "kept", named.id, "last")
     assert len(control.delete_old(db, -1)) == 1
     assert [each.job for each in standings.get(db, sweep).trials] == [named.id]
     aliases.remove(db, "kept")
     assert control.delete_old(db, -1) == [named.id]
     assert everything(db) == before
+
+
+def test_the_trials_of_a_sweep_that_has_not_finished_stay_however_old_they_are(db: Database) -> None:
+    sweep = halving(db)
+    for accuracy in (0.1, 0.2, 0.3):
+        train(db, accuracy)
+    assert control.delete_old(db, -1) == []
+    train(db, 0.4)
+    assert control.delete_old(db, -1) == []
+    assert sweeps.settle(db) == [sweep]
+    assert stand(db, sweep, "epochs") == [1, 1, 2, 2]
 
 
 def test_a_halving_goes_on_without_a_trial_that_was_deleted(db: Database) -> None:

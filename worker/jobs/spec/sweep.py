@@ -3,7 +3,9 @@
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from decimal import Context, Decimal
+from itertools import islice
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, Discriminator, Field, JsonValue, Tag, WrapValidator, model_validator
@@ -25,6 +27,7 @@ VARIED: Final = (
 _PATH: Final = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*")
 _MOST_VALUES: Final = 1000
 _MOST_DEPTH: Final = 10
+_SIX_DIGITS: Final = Context(prec=6, Emin=-300)
 
 _Bound = Annotated[float, Field(ge=-1e15, le=1e15)]
 
@@ -185,7 +188,8 @@ class SweepForm(Part):
                 )
         elif combinations < self.search.trials:
             raise SpecRefused(
-                f"There are only {combinations} combinations of these values; ask for at most {combinations} trials.",
+                f"There are only {combinations} combinations of these values, where a range has its numbers of six "
+                f"digits; ask for {combinations} trials or fewer.",
                 pointer="#/search/trials",
             )
         if isinstance(self.search, Halving) and self.search.min_epochs >= self.spec.epochs:
@@ -208,8 +212,25 @@ class SweepForm(Part):
             )
 
 
-def _count(parameter: Values | Range) -> float | int:
-    """How many values it can have."""
+def every(parameter: Values | Range) -> Iterator[JsonValue]:
+    """All values that it can have, the least first: of a range that is not of whole numbers, those of six digits."""
     if isinstance(parameter, Values):
-        return len(parameter.values)
-    return int(parameter.max) - int(parameter.min) + 1 if parameter.integer else math.inf
+        yield from parameter.values
+    elif parameter.integer:
+        yield from range(int(parameter.min), int(parameter.max) + 1)
+    else:
+        at, last = rounded(parameter, parameter.min), rounded(parameter, parameter.max)
+        while at < last:
+            yield at
+            at = rounded(parameter, float(_SIX_DIGITS.next_plus(Decimal(repr(at)))))
+        yield last
+
+
+def rounded(parameter: Range, number: float) -> float:
+    """Six digits can be read, and do not depend on whose logarithm it was."""
+    return min(max(float(f"{number:.6g}"), parameter.min), parameter.max)
+
+
+def _count(parameter: Values | Range) -> int:
+    """How many values it can have; a thousand may also be more."""
+    return sum(1 for _ in islice(every(parameter), MOST_TRIALS))
