@@ -7,7 +7,7 @@ from typing import Final
 
 import structlog
 
-from worker.jobs import control, versions
+from worker.jobs import retention, versions
 from worker.jobs.db import Database
 from worker.jobs.files import DELETED, is_unlocked
 from worker.jobs.leftovers import remove_job, remove_others
@@ -53,12 +53,12 @@ def retain(db: Database, settings: Settings) -> bool:
     for doomed in (data_dir / "jobs").glob(f"{DELETED}*"):
         _remove(doomed)
     if settings.retain_jobs_days is not None:
-        for job_id in control.delete_old(db, settings.retain_jobs_days):
+        for job_id in retention.delete_old(db, settings.retain_jobs_days):
             has_more = True
             _log.info("job_deleted", job=job_id)
             remove_job(data_dir, job_id)
     if settings.retain_checkpoints_days is not None:
-        for job_id, (attempt, kept) in control.thin_old(db, settings.retain_checkpoints_days).items():
+        for job_id, (attempt, kept) in retention.thin_old(db, settings.retain_checkpoints_days).items():
             has_more = True
             _log.info("checkpoints_thinned", job=job_id)
             remove_others(data_dir, job_id, attempt, kept)  # it may have been retried meanwhile

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.worker.jobs.making import card, finish, make_ready, progress, result, running, saved
-from worker.jobs import control, datasets, queue, records, versions
+from worker.jobs import control, datasets, queue, records, retention, versions
 from worker.jobs.db import Database
 from worker.jobs.errors import BadArchive, NotFound
 from worker.jobs.failures import Failure
@@ -191,7 +191,7 @@ def test_an_old_job_is_deleted_with_its_files(db: Database, tmp_path: Path) -> N
 def test_it_is_said_when_there_may_be_more_to_let_go_of(
     db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "_AT_ONCE", 1)
+    monkeypatch.setattr(retention, "_AT_ONCE", 1)
     jobs = [ended(db, tmp_path, days_ago=8) for _ in range(2)]
     thinning = Settings(data_dir=tmp_path, retain_checkpoints_days=7)
     assert [retain(db, thinning) for _ in range(3)] == [True, True, False]

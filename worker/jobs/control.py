@@ -4,22 +4,20 @@ Each function is one state change in one transaction, as in `queue.py`. To ask f
 """
 
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
 from pydantic import ValidationError
-from sqlalchemy import Delete, func, insert, or_, select, update
+from sqlalchemy import Delete, func, insert, select, update
 from sqlalchemy import delete as delete_rows
 from sqlmodel import Session, col
 
-from . import aliases, deliveries, kept, queue
+from . import aliases, deliveries, queue
 from .db import Database, now
 from .errors import Conflict, SpecRefused
 from .patches import keeps_training, patched
-from .spec import Checkpoints, Cosine, OneCycle, Spec
+from .spec import Cosine, OneCycle, Spec
 from .states import TERMINAL, DatasetStatus, Status
 from .tables import (
-    Alias,
     Attempt,
     Checkpoint,
     Dataset,
@@ -33,7 +31,6 @@ from .tables import (
 )
 
 TIED_TO_EPOCHS: Final = (Cosine, OneCycle)  # schedules that are made for the number of epochs
-_AT_ONCE: Final = 100  # jobs of one round of retention: who waits to write does not wait for long
 _OF_A_TRAINING = (Epoch, Checkpoint, StepCheckpoint, ReportRow, ParityRow)
 
 
@@ -187,69 +184,12 @@ def delete(db: Database, job_id: str) -> None:
         session.delete(job)
         session.flush()
         if sweep_id is not None:
-            session.execute(_without_trials().where(col(Sweep.id) == sweep_id))
+            session.execute(without_trials().where(col(Sweep.id) == sweep_id))
 
 
-def delete_old(db: Database, days: float) -> list[str]:
-    """Deletes the rows of some of the jobs that ended longer ago, the oldest; and what they leave of sweeps. Those
-    that an alias points at stay, and the trials of a sweep that has not finished: it may train them on.
-
-    Returns their ids; the caller removes their folders, and comes again until there are none.
-    """
-    finished = select(col(Sweep.id)).where(col(Sweep.finished_at).is_not(None))
-    unnamed = col(Job.id).not_in(select(col(Alias.job_id)))
-    with db.write() as session:
-        may_go = _ended_before(session, days).where(
-            unnamed, or_(col(Job.sweep_id).is_(None), col(Job.sweep_id).in_(finished))
-        )
-        oldest = may_go.order_by(col(Job.finished_at)).limit(_AT_ONCE).with_for_update(skip_locked=True)
-        old = session.execute(oldest).scalars().all()
-        # Asked once more: before it was locked, one may have got a name.
-        goes = delete_rows(Job).where(col(Job.id).in_(old), unnamed).returning(col(Job.id))
-        gone = list(session.execute(goes).scalars())
-        aliases.forget_previous(session, gone)
-    with db.write() as session:  # others lock a sweep before its jobs
-        session.execute(_without_trials())
-    return gone
-
-
-def thin_old(db: Database, days: float) -> dict[str, tuple[int, list[str]]]:
-    """Forgets all but the best and the last checkpoint of some jobs that ended longer ago, and those that aliases
-    need.
-
-    Returns, by the ids of the jobs that had more, their last attempt and the files that stay; the caller comes again
-    until there are none.
-    """
-    after = ""
-    while True:
-        with db.write() as session:
-            looked, thinned = _thin(session, days, after)
-        if thinned or len(looked) < _AT_ONCE:
-            return thinned
-        after = looked[-1]  # all of these are as they are to be
-
-
-def _thin(session: Session, days: float, after: str) -> tuple[Sequence[str], dict[str, tuple[int, list[str]]]]:
-    checkpoints = select(func.count()).where(col(Checkpoint.job_id) == col(Job.id)).scalar_subquery()
-    old = _ended_before(session, days).where(checkpoints > 2, col(Job.id) > after).order_by(col(Job.id))
-    looked = session.execute(old.limit(_AT_ONCE).with_for_update(skip_locked=True)).scalars().all()
-    thinned = {}
-    for job_id in looked:
-        best_by = kept.policy(session, job_id).best_by
-        before = kept.files(session, job_id)
-        files = kept.prune(session, job_id, Checkpoints(keep="best", best_by=best_by))
-        if len(files) < len(before):
-            thinned[job_id] = (queue.find(session, job_id).attempt, files)
-    return looked, thinned
-
-
-def _without_trials() -> Delete:
+def without_trials() -> Delete:
+    """Lets go of sweeps whose last trial has gone."""
     return delete_rows(Sweep).where(~select(col(Job.id)).where(col(Job.sweep_id) == col(Sweep.id)).exists())
-
-
-def _ended_before(session: Session, days: float) -> Any:
-    before = now(session) - timedelta(days=days)
-    return select(col(Job.id)).where(col(Job.status).in_(TERMINAL), col(Job.finished_at) < before)
 
 
 def _apply(session: Session, job: Job, patch: dict[str, Any] | None) -> None:

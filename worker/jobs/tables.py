@@ -1,8 +1,8 @@
 """The tables. A model is always a network here, so these rows are called by what they are: jobs, attempts, ...
 
-The database guards the invariants by named CHECK constraints; `queue.py`, `control.py`, `records.py` (with `kept.py`),
-`datasets.py`, `aliases.py`, `parities.py`, `imports.py`, `deliveries.py`, `sweeps.py`, `sinks.py`, `keys.py` and
-`workers.py` write them.
+The database guards the invariants by named CHECK constraints; `queue.py`, `control.py`, `retention.py`, `records.py`
+(with `kept.py`), `datasets.py`, `aliases.py`, `parities.py`, `imports.py`, `deliveries.py`, `sweeps.py`, `sinks.py`,
+`keys.py` and `workers.py` write them.
 
 `owner` says whose a row is: the id of an API key, or "" for the house, which is whoever uses an open service or a key
 with the scope `admin`.

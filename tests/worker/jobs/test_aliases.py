@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.worker.jobs.making import claim, everything, finish, record, running, saved
-from worker.jobs import aliases, control, records
+from worker.jobs import aliases, control, records, retention
 from worker.jobs.db import Database
 from worker.jobs.errors import CheckpointCorrupt, Conflict, EpochdError, NotFound, NotReady
 from worker.jobs.ids import new_id
@@ -281,7 +281,7 @@ def delete(db: Database, job_id: str) -> list[str]:
 
 
 def delete_old(db: Database, job_id: str) -> list[str]:
-    return control.delete_old(db, -1)  # whenever they ended
+    return retention.delete_old(db, -1)  # whenever they ended
 
 
 @pytest.mark.parametrize("deleting", [delete, delete_old])
@@ -330,6 +330,6 @@ def test_old_jobs_are_deleted_while_aliases_move_among_them(db: Database) -> Non
                 aliases.put(db, name, job.id, "1")
         asked = [partial(aliases.put, db, name, jobs[2].id, "1") for name in ("a", "b")]
         asked += [partial(aliases.rollback, db, name) for name in ("a", "b")]
-        found = at_once(*asked, partial(control.delete_old, db, -1), partial(control.delete_old, db, -1))
+        found = at_once(*asked, partial(retention.delete_old, db, -1), partial(retention.delete_old, db, -1))
         assert all(isinstance(each, aliases.Pointed | NotFound | Conflict | list) for each in found), (number, found)
         assert [aliases.target(db, name).epoch for name in ("a", "b")] == [1, 1]

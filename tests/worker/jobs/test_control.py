@@ -26,7 +26,7 @@ from tests.worker.jobs.making import (
     saved,
     saved_steps,
 )
-from worker.jobs import aliases, control, datasets, listing, queue, records, submitting
+from worker.jobs import aliases, control, datasets, listing, queue, records, retention, submitting
 from worker.jobs.db import Database, now
 from worker.jobs.errors import Conflict, DatasetInvalid, Diverged, NotFound, SpecRefused, StaleAttempt
 from worker.jobs.failures import Failure
@@ -614,9 +614,9 @@ def test_only_old_jobs_that_have_ended_are_deleted(db: Database) -> None:
     age(db, *young, days=9.9)
     others = [in_status(db, status) for status in (Status.PAUSED, *OWNED, Status.QUEUED)]
     others_before = [queue.get(db, job.id) for job in (retried, *young, *others)]
-    assert control.delete_old(db, 11) == []
-    assert sorted(control.delete_old(db, 10)) == sorted(job.id for job in old)
-    assert control.delete_old(db, 10) == []
+    assert retention.delete_old(db, 11) == []
+    assert sorted(retention.delete_old(db, 10)) == sorted(job.id for job in old)
+    assert retention.delete_old(db, 10) == []
     assert listing.jobs(db, limit=100)[0] == sorted(others_before, key=lambda job: job.id, reverse=True)
     assert [records.attempts(db, job.id) for job in old] == [[], [], []]
 
@@ -626,24 +626,24 @@ def test_an_old_job_that_an_alias_points_at_stays(db: Database) -> None:
     aliases.put(db, "shoes", before_at.id, "1")
     aliases.put(db, "shoes", now_at.id, "1")
     age(db, now_at, before_at, neither, days=10)
-    assert sorted(control.delete_old(db, 9)) == sorted((before_at.id, neither.id))
+    assert sorted(retention.delete_old(db, 9)) == sorted((before_at.id, neither.id))
     assert aliases.target(db, "shoes").job_id == now_at.id
     assert aliases.get(db, "shoes").previous_job_id is None
-    assert control.delete_old(db, 9) == []
+    assert retention.delete_old(db, 9) == []
     aliases.remove(db, "shoes")
-    assert control.delete_old(db, 9) == [now_at.id]
+    assert retention.delete_old(db, 9) == [now_at.id]
 
 
 def test_old_jobs_are_deleted_some_at_a_time_the_oldest_first(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "_AT_ONCE", 2)
+    monkeypatch.setattr(retention, "_AT_ONCE", 2)
     jobs = [trained(db) for _ in range(5)]
     for days, job in enumerate(jobs, start=10):
         age(db, job, days=days)
     aliases.put(db, "shoes", jobs[4].id, "1")
     aliases.put(db, "boots", jobs[3].id, "1")  # those that stay do not keep others from their turn
-    assert sorted(control.delete_old(db, 9)) == sorted([jobs[1].id, jobs[2].id])
-    assert control.delete_old(db, 9) == [jobs[0].id]
-    assert control.delete_old(db, 9) == []
+    assert sorted(retention.delete_old(db, 9)) == sorted([jobs[1].id, jobs[2].id])
+    assert retention.delete_old(db, 9) == [jobs[0].id]
+    assert retention.delete_old(db, 9) == []
 
 
 def with_checkpoints(db: Database, *accuracies: float, **policy: Any) -> Job:
@@ -674,11 +674,11 @@ def test_an_old_job_keeps_its_best_and_its_last_checkpoint(
     age(db, job, days=10)
     epochs = records.epochs(db, job.id)
     files = [path for epoch in stays for path in (saved(epoch).path, saved(epoch).state_path)]
-    assert control.thin_old(db, 9) == {job.id: (1, files)}
+    assert retention.thin_old(db, 9) == {job.id: (1, files)}
     assert kept(db, job) == stays
     assert records.files(db, job.id) == files
     assert records.epochs(db, job.id) == epochs
-    assert control.thin_old(db, 9) == {}
+    assert retention.thin_old(db, 9) == {}
     assert queue.get(db, job.id).spec == job.spec
 
 
@@ -688,25 +688,25 @@ def test_an_old_job_keeps_what_aliases_need(db: Database) -> None:
     age(db, job, days=10)
     for epoch in ("2", "3", "4"):
         aliases.put(db, "shoes", job.id, epoch)
-    assert list(control.thin_old(db, 9)) == [job.id]
+    assert list(retention.thin_old(db, 9)) == [job.id]
     assert kept(db, job) == [1, 3, 4, 5]
-    assert control.thin_old(db, 9) == {}
+    assert retention.thin_old(db, 9) == {}
     aliases.remove(db, "shoes")
-    assert list(control.thin_old(db, 9)) == [job.id]
+    assert list(retention.thin_old(db, 9)) == [job.id]
     assert kept(db, job) == [1, 5]
 
 
 def test_old_jobs_are_thinned_some_at_a_time(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "_AT_ONCE", 2)
+    monkeypatch.setattr(retention, "_AT_ONCE", 2)
     jobs = [with_checkpoints(db, 0.9, 0.1, 0.2) for _ in range(5)]
     for job in jobs:
         finish(db, job, Outcome.SUCCEEDED)
     age(db, *jobs, days=10)
     for number, job in enumerate(jobs[:2]):  # nothing of these goes, however often they are looked at
         aliases.put(db, f"shoes-{number}", job.id, "2")
-    assert list(control.thin_old(db, 9)) == [jobs[2].id, jobs[3].id]
-    assert list(control.thin_old(db, 9)) == [jobs[4].id]
-    assert control.thin_old(db, 9) == {}
+    assert list(retention.thin_old(db, 9)) == [jobs[2].id, jobs[3].id]
+    assert list(retention.thin_old(db, 9)) == [jobs[4].id]
+    assert retention.thin_old(db, 9) == {}
     assert [kept(db, job) for job in jobs] == [[1, 2, 3]] * 2 + [[1, 3]] * 3
 
 
@@ -724,7 +724,7 @@ def test_a_job_that_is_young_or_has_not_ended_keeps_all(db: Database) -> None:
     finish(db, few, Outcome.SUCCEEDED)
     age(db, few, days=10)
     before = everything(db)
-    assert control.thin_old(db, 9) == {}
+    assert retention.thin_old(db, 9) == {}
     assert everything(db) == before
 
 
@@ -734,7 +734,7 @@ def test_a_thinned_job_can_still_go_on_inside_its_epoch(db: Database) -> None:
     control.cancel(db, job.id)
     finish(db, job, Outcome.RELEASED)
     age(db, job, days=10)
-    ((attempt, files),) = control.thin_old(db, 9).values()
+    ((attempt, files),) = retention.thin_old(db, 9).values()
     assert (attempt, files[-1]) == (1, saved_steps(4).path)
     control.retry(db, job.id)
     claim(db)

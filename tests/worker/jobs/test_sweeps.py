@@ -12,7 +12,7 @@ from sqlalchemy import event, insert, select, text, update
 from sqlmodel import col
 
 from tests.worker.jobs.making import card, claim, everything, finish, make_ready, record, result, running
-from worker.jobs import aliases, control, datasets, listing, queue, standings, submitting, sweeps
+from worker.jobs import aliases, control, datasets, listing, queue, retention, standings, submitting, sweeps
 from worker.jobs.db import Database
 from worker.jobs.errors import Conflict, IdempotencyMismatch, NotFound, SpecRefused, TooManyJobs
 from worker.jobs.form import Form
@@ -93,7 +93,7 @@ def test_each_trial_is_a_job_like_any_other(db: Database) -> None:
 
 def _transitions(db: Database, job: Job) -> Any:
     with db.read() as session:
-        return session.execute(text(f"SELECT reason FROM transitions WHERE job_id = '{job.id}'")).all()
+        return session.execute(text(f"SELECT reason FROM transitions WHERE job_id = '{job.id}' ORDER BY seq")).all()
 
 
 def test_trials_are_called_by_the_sweeps_name_or_the_specs_or_its_id(db: Database) -> None:
@@ -656,13 +656,13 @@ def test_old_trials_take_their_sweep_with_them(db: Database) -> None:
     sweep = create(db, {"seed": {"values": [1, 2]}})
     train(db, 0.5)
     named = train(db, 0.5)
-    assert control.delete_old(db, -1) == []  # it may have them trained on
+    assert retention.delete_old(db, -1) == []  # it may have them trained on
     assert sweeps.settle(db) == [sweep]
     aliases.put(db, "kept", named.id, "last")
-    assert len(control.delete_old(db, -1)) == 1
+    assert len(retention.delete_old(db, -1)) == 1
     assert [each.job for each in standings.get(db, sweep).trials] == [named.id]
     aliases.remove(db, "kept")
-    assert control.delete_old(db, -1) == [named.id]
+    assert retention.delete_old(db, -1) == [named.id]
     assert everything(db) == before
 
 
@@ -670,9 +670,9 @@ def test_the_trials_of_a_sweep_that_has_not_finished_stay_however_old_they_are(d
     sweep = halving(db)
     for accuracy in (0.1, 0.2, 0.3):
         train(db, accuracy)
-    assert control.delete_old(db, -1) == []
+    assert retention.delete_old(db, -1) == []
     train(db, 0.4)
-    assert control.delete_old(db, -1) == []
+    assert retention.delete_old(db, -1) == []
     assert sweeps.settle(db) == [sweep]
     assert stand(db, sweep, "epochs") == [1, 1, 2, 2]
 
