@@ -25,7 +25,8 @@ from .commands import (
 _LATER: Final = {"admin": "service.admin", "keys": "service.keys"}
 _EXIT_CODES: Final = """\
 Exit codes: 0 fine; 1 the service refused, or the job that was followed has failed; 2 wrong usage, or a file that cannot
-be read; 3 no service answers; 4 there is no such thing; 5 the job that was followed was cancelled; 130 Ctrl-C."""
+be read; 3 no service answers; 4 there is no such thing; 5 the job that was followed was cancelled; 130 Ctrl-C; 141
+nobody reads on what is followed."""
 _WHERE: Final = """\
 The service is looked for at EPOCHD_URL, else at http://127.0.0.1 and EPOCHD_PORT, with the key in EPOCHD_API_KEY."""
 

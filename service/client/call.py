@@ -1,5 +1,6 @@
 """A request as a value: what it says and what its answer means. Who sends it, and how, is somebody else's business."""
 
+import uuid
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
@@ -11,7 +12,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
-_REPEATABLE: Final = frozenset({"GET", "PUT", "DELETE"})
+# Not DELETE: between two of them a name may have come to mean something else, and also somebody else's.
+_REPEATABLE: Final = frozenset({"GET", "PUT"})
 
 
 class Answer(NamedTuple):
@@ -54,6 +56,13 @@ class Call(Generic[T_co]):
 
 Flow = Generator[Call[Any] | Pause, Any, T]
 """Calls that follow from one another: yields what is to be done, is sent each answer, and returns what came of it."""
+
+
+def idempotent(key: str | None) -> dict[str, str]:
+    """The header by which the service knows a request again; unset: of a key of its own. Raises ValueError."""
+    if key is not None and not (key.strip() and key.isascii() and key.isprintable()):
+        raise ValueError("An idempotency key is of letters, digits and signs of ASCII: choose another one.")
+    return {"Idempotency-Key": key or f"client-{uuid.uuid4().hex}"}
 
 
 def segment(text: str) -> str:

@@ -12,6 +12,8 @@ _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 def resolved_url(url: str | None) -> str:
     """Raises ValueError for what is no address."""
     url = url or os.environ.get("EPOCHD_URL") or f"http://127.0.0.1:{os.environ.get('EPOCHD_PORT') or _DEFAULT_PORT}"
+    if "@" in url:  # whatever else is wrong with it: what may be a password is not said again
+        raise ValueError("An address holds no user and no password (no @): give the API key as EPOCHD_API_KEY instead.")
     try:
         found = httpx2.URL(url)
     except httpx2.InvalidURL as error:

@@ -2,7 +2,6 @@
 
 import json
 import time
-import uuid
 from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -11,7 +10,7 @@ from pydantic import BaseModel
 from worker.jobs.patches import patched
 
 from . import answers
-from .call import Call, Flow, segment
+from .call import Call, Flow, idempotent, segment
 from .errors import WaitTimeout
 from .policy import Policy
 from .transfers import Receiving
@@ -42,11 +41,11 @@ def submit(
 ) -> Call["JobBody"]:
     """Launches a training. `{}` is a valid spec; fields of it may also be given by name.
 
-    Sent with an Idempotency-Key, one of its own if need be: however often it is sent, it makes one job.
+    Sent with an Idempotency-Key, one of its own if need be: however often it is sent, it makes one job. Raises
+    ValueError for a key that cannot be sent.
     """
-    headers = {"Idempotency-Key": idempotency_key or f"client-{uuid.uuid4().hex}"}
     more = _json(_spec(spec, fields))
-    more["headers"] |= headers
+    more["headers"] |= idempotent(idempotency_key)
     return Call("POST", "/jobs", answers.job, more=more, may_repeat=True)
 
 
@@ -104,7 +103,7 @@ def extend(job_id: str, epochs: int) -> Call["JobBody"]:
 
 def delete(job_id: str) -> Call[None]:
     """Deletes a job that has ended, with all its files."""
-    return Call("DELETE", _of(job_id), answers.nothing)
+    return Call("DELETE", _of(job_id), answers.nothing, may_repeat=True)  # an id is never given again
 
 
 def metrics_page(job_id: str, since: int = 0, wait: float = 0) -> Call["MetricsPage"]:

@@ -1,20 +1,21 @@
 """What can be asked of sweeps: many jobs of one spec, some of whose fields vary."""
 
-import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import answers
-from .call import Call, segment
+from .call import Call, idempotent, segment
 
 if TYPE_CHECKING:
     from service.bodies.sweeps import SweepBody, SweepPage, SweepPlan
 
 
 def submit(form: Mapping[str, Any], *, idempotency_key: str | None = None) -> Call["SweepBody"]:
-    """Launches a job for each trial. However often it is sent, it makes one sweep."""
-    headers = {"Idempotency-Key": idempotency_key or f"client-{uuid.uuid4().hex}"}
-    more = {"json": dict(form), "headers": headers}
+    """Launches a job for each trial. However often it is sent, it makes one sweep.
+
+    Raises ValueError for an Idempotency-Key that cannot be sent.
+    """
+    more = {"json": dict(form), "headers": idempotent(idempotency_key)}
     return Call("POST", "/sweeps", answers.sweep, more=more, may_repeat=True, waits=60)
 
 
@@ -40,7 +41,7 @@ def cancel(sweep_id: str, mode: Literal["save", "now"] = "save") -> Call["SweepB
 
 def delete(sweep_id: str) -> Call[None]:
     """Deletes a sweep whose trials have ended, with all their files."""
-    return Call("DELETE", _of(sweep_id), answers.nothing)
+    return Call("DELETE", _of(sweep_id), answers.nothing, may_repeat=True)  # an id is never given again
 
 
 def _of(sweep_id: str) -> str:

@@ -28,7 +28,7 @@ class Policy:
 
         `patient`: as often as it takes. Raises ClientError.
         """
-        tries = 0
+        tries, may_be_done = 0, False
         while True:
             last = tries >= self.retries and not patient
             try:
@@ -36,11 +36,11 @@ class Policy:
             except httpx2.RequestError as error:
                 if last or not (call.is_repeatable or isinstance(error, _NOT_SENT)):
                     raise self.lost(error) from error
+                may_be_done = may_be_done or not isinstance(error, _NOT_SENT)
                 seconds = self.backoff(tries)
             else:
-                if answer.status < 300:
-                    return call.parse(answer)
-                if call.method == "DELETE" and tries and answer.status == 404:  # the answer before got lost
+                is_gone = call.method == "DELETE" and call.is_repeatable and answer.status == 404
+                if answer.status < 300 or (is_gone and may_be_done):  # the answer that said so got lost
                     return call.parse(answer)
                 if last or answer.status not in _NOT_NOW or not call.is_repeatable:
                     raise self.refused(answer)

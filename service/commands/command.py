@@ -2,16 +2,17 @@
 
 import inspect
 import os
-import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import IntEnum
 from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 
 import typer
 
+from . import naming
+from .ending import Exit, Stop
 from .screen import Screen
 from .text import short
 
@@ -20,15 +21,9 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., None])
 
-_WHOLE: Final = re.compile(r"[0-9a-f]{24}")
-_ENDING: Final = re.compile(r"[0-9a-f]{1,23}")
 _RETRIES: Final = 2  # a person waits
-_SHOWN: Final = 5
 _PANEL: Final = "Service and output"
 
-JobArgument = Annotated[
-    str, typer.Argument(metavar="JOB", help="A job's id, the end of one if no other ends so, or: last")
-]
 Url = Annotated[
     str | None, typer.Option(help="Where the service is; else EPOCHD_URL, else this machine", rich_help_panel=_PANEL)
 ]
@@ -38,31 +33,13 @@ Key = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON", rich_help_panel=_PANEL)]
 
 
-class Exit(IntEnum):
-    """How a command ends. The README and `epochd --help` have the table."""
-
-    REFUSED = 1  # the service refused, or the job that was followed has failed
-    USAGE = 2  # what was typed cannot be understood, or a file not be read
-    NO_SERVER = 3
-    NOT_FOUND = 4
-    CANCELLED = 5  # the job that was followed was cancelled
-    INTERRUPTED = 130
-
-
-class Stop(Exception):
-    """The command ends here, with this code, and a sentence that says why."""
-
-    def __init__(self, code: Exit, sentence: str) -> None:
-        super().__init__(sentence)
-        self.code, self.sentence = code, sentence
-
-
 class Cli:
     """What a command is given."""
 
     def __init__(self, *, url: str | None, key: str | None, as_json: bool) -> None:
         self._url, self._key = url, key
         self.screen = Screen(as_json=as_json)
+        self.is_following = False  # then somebody who stops reading misses how it ends
 
     @cached_property
     def client(self) -> "Client":
@@ -79,26 +56,15 @@ class Cli:
 
     def job_id(self, given: str) -> str:
         """The id that was meant. Raises Stop where that is unclear, and ClientError."""
-        given = given.lower()
-        if _WHOLE.fullmatch(given):
-            return given
-        if given == "last":
-            newest = self.client.jobs_page(limit=1).data
-            if not newest:
-                raise Stop(Exit.NOT_FOUND, "There is no job yet.")
-            return newest[0].id
-        if not _ENDING.fullmatch(given):
-            raise Stop(Exit.USAGE, f"{given!r} is no job's id, nor the end of one: those are of 0 to 9 and a to f.")
-        found = [job.id for job in self.client.jobs() if job.id.endswith(given)]
-        if not found:
-            raise Stop(Exit.NOT_FOUND, f"No job's id ends in {given}.")
-        if len(found) > 1:
-            more = ", ..." if len(found) > _SHOWN else ""
-            raise Stop(Exit.USAGE, f"{len(found)} jobs' ids end in {given}: {', '.join(found[:_SHOWN])}{more}")
-        return found[0]
+        return naming.job_id(self.client, given)
 
-    def hint(self, command: str, job_id: str) -> str:
-        return f"epochd {command} {short(job_id)}"
+    def sweep_id(self, given: str) -> str:
+        """The id that was meant. Raises Stop where that is unclear, and ClientError."""
+        return naming.sweep_id(self.client, given)
+
+    def hint(self, command: str, whole_id: str) -> str:
+        """The command to type next, at the same service. A key has no business on a screen."""
+        return f"epochd {command} {short(whole_id)}" + (f" --url {shlex.quote(self._url)}" if self._url else "")
 
 
 def command(app: typer.Typer, name: str | None = None) -> Callable[[F], F]:
@@ -109,7 +75,7 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[F], F]:
         def run(ctx: typer.Context, url: Url = None, key: Key = None, as_json: Json = False, **own: Any) -> None:
             of_all = ctx.find_root().params  # what was given before the command's name
             cli = Cli(url=url or of_all.get("url"), key=key or of_all.get("key"), as_json=as_json)
-            with ending(cli.screen):
+            with _ending(cli):
                 try:
                     function(cli, **own)
                 finally:
@@ -128,10 +94,11 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[F], F]:
 
 
 @contextmanager
-def ending(screen: Screen) -> Iterator[None]:
+def _ending(cli: Cli) -> Iterator[None]:
     """Whatever goes wrong ends the process with a sentence and a code."""
     from service.client import ApiError, ClientError, ConnectionLost, NoServer, NotFound
 
+    screen = cli.screen
     try:
         yield
     except Stop as stop:
@@ -140,7 +107,9 @@ def ending(screen: Screen) -> Iterator[None]:
         raise typer.Exit(Exit.INTERRUPTED) from None
     except BrokenPipeError:  # who reads has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit from None
+        raise typer.Exit(Exit.READER_LEFT if cli.is_following else 0) from None
+    except UnicodeEncodeError:
+        _leave(screen, Exit.USAGE, "What was typed is no text in UTF-8, which the service takes nothing else than.")
     except (NoServer, ConnectionLost) as error:
         _leave(screen, Exit.NO_SERVER, str(error))
     except NotFound as error:

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .command import Cli, Exit, Stop, command
+from .command import Cli, command
+from .ending import Exit, Stop
 from .screen import Cell, Styled, status
 from .text import number, plain, short
 

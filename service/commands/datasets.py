@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .command import Cli, Exit, Stop, command
+from .command import Cli, command
+from .ending import Exit, Stop
 from .screen import Cell, Styled, status
 from .text import moment, number, size
 

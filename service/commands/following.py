@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import typer
 
-from .command import Cli, Exit, JobArgument, Stop, command
+from .command import Cli, command
+from .ending import Exit, Stop
+from .naming import JobArgument
 from .screen import Screen, Styled, status
 from .text import clean, duration, number
 
@@ -56,24 +58,29 @@ class View(Protocol):
 
 def follow(cli: Cli, job: "Job") -> None:
     """Raises Stop when it has not succeeded, and on Ctrl-C."""
+    cli.is_following = True
+    try:
+        with _viewed(cli, job) as view:
+            _show_events(job, view)
+        ended = patiently(cli, job.refresh)
+    except KeyboardInterrupt:
+        sentence = f"The job goes on without you. To come back: {cli.hint('watch', job.id)}"
+        raise Stop(Exit.INTERRUPTED, sentence) from None
+    _conclude(cli, ended)
+
+
+def _show_events(job: "Job", view: View) -> None:
     from service.client import Back, Lost, StatusChange
 
-    with _viewed(cli, job) as view:
-        try:
-            for event in job.events():
-                if isinstance(event, StatusChange):
-                    view.change(event)
-                elif isinstance(event, Lost):
-                    view.lost()
-                elif isinstance(event, Back):
-                    view.back()
-                else:
-                    view.row(event)
-        except KeyboardInterrupt:
-            view.close()
-            sentence = f"The job goes on without you. To come back: {cli.hint('watch', job.id)}"
-            raise Stop(Exit.INTERRUPTED, sentence) from None
-    _conclude(cli, job.refresh())
+    for event in job.events():
+        if isinstance(event, StatusChange):
+            view.change(event)
+        elif isinstance(event, Lost):
+            view.lost()
+        elif isinstance(event, Back):
+            view.back()
+        else:
+            view.row(event)
 
 
 @contextmanager
@@ -84,7 +91,7 @@ def _viewed(cli: Cli, job: "Job") -> Iterator[View]:
     elif cli.screen.is_terminal:
         from .live import Live
 
-        view = Live(cli.screen, job.refresh())
+        view = Live(cli.screen, patiently(cli, job.refresh))
     else:
         view = _Plain(cli.screen)
     try:

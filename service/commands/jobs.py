@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import typer
 from worker.jobs.states import Status
 
-from .command import Cli, Exit, JobArgument, Stop, command
+from .command import Cli, command
+from .naming import JobArgument, label
 from .screen import Cell, Styled, status
 from .text import ago, clean, duration, moment, number, plain, short, size
 
@@ -27,12 +28,15 @@ def jobs(
     labels: Annotated[
         list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Only jobs with this label")
     ] = None,
+    sweep: Annotated[
+        str | None, typer.Option(metavar="SWEEP", help="Only trials of this sweep: its id, the end of one, or: last")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many")] = 20,
     show_all: Annotated[bool, typer.Option("--all", help="However many there are")] = False,
 ) -> None:
     """List jobs, newest first."""
-    wanted = dict(_label(each) for each in labels or [])
-    found = cli.client.jobs(status=status, labels=wanted)
+    wanted = dict(label(each) for each in labels or [])
+    found = cli.client.jobs(status=status, labels=wanted, sweep=cli.sweep_id(sweep) if sweep else None)
     rows = [job.body for job in (found if show_all else islice(found, limit))]
     if cli.screen.as_json:
         cli.screen.json(rows)
@@ -142,13 +146,6 @@ def download(
         cli.screen.json({"file": str(where), "bytes": where.stat().st_size})
     else:
         cli.screen.line(str(where), *([size(where.stat().st_size)] if cli.screen.is_terminal else []))
-
-
-def _label(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise Stop(Exit.USAGE, f"--label {text}: give a key and a value, such as team=shoes")
-    return key, value
 
 
 def _told(cli: Cli, job: "Job") -> None:

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from .command import Cli, Exit, JobArgument, Stop, command
+from .command import Cli, command
+from .ending import Exit, Stop
 from .following import patiently
+from .naming import JobArgument
 
 if TYPE_CHECKING:
     from service.client import Job
@@ -37,27 +39,29 @@ def logs(
 
 
 def _follow_logs(cli: Cli, job: "Job", attempt: int | None) -> None:
-    """Until the job has ended; of one attempt, until that has."""
-    since, shown = 0, attempt
+    """Until the job has ended, one attempt after the other; of one attempt, until that has."""
+    cli.is_following = True
     try:
+        page = patiently(cli, partial(job.logs_page, 0, attempt))
         while True:
-            page = patiently(cli, partial(job.logs_page, since, shown))
-            if shown is None and page.attempt:
-                shown = page.attempt
             for line in page.data:
                 cli.screen.json({"attempt": page.attempt, "line": line}) if cli.screen.as_json else cli.screen.line(
                     line
                 )
-            since = page.next_since
-            if page.data:
-                continue
-            if page.terminal:
-                newest = patiently(cli, job.refresh)
-                if attempt is not None or newest.finished_at is not None:
+            following = None
+            if page.terminal or not page.attempt:  # 0: none has begun
+                if attempt is not None:
                     return
-                if newest.attempt != shown:
-                    since, shown = 0, newest.attempt
-                    continue
-            time.sleep(_LOOK_SECONDS)
+                newest = patiently(cli, job.refresh)
+                following = min((each.number for each in newest.attempts if each.number > page.attempt), default=None)
+                if following is None and newest.finished_at is not None:
+                    return
+            if following is not None:
+                page = patiently(cli, partial(job.logs_page, 0, following))
+                continue
+            if not page.data:
+                time.sleep(_LOOK_SECONDS)
+            if page.attempt:
+                page = patiently(cli, partial(job.logs_page, page.next_since, page.attempt))
     except KeyboardInterrupt:
         raise Stop(Exit.INTERRUPTED, f"To come back: {cli.hint('logs -f', job.id)}") from None

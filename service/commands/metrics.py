@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from .command import Cli, Exit, JobArgument, Stop, command
+from .command import Cli, command
+from .ending import Exit, Stop
 from .following import SHOWN, written
+from .naming import JobArgument
 from .plotting import Curve, chart
 from .screen import Screen, Styled
 from .text import number
@@ -77,6 +79,7 @@ def _write_csv(rows: "Sequence[MetricsRow]", names: list[str] | None) -> None:
     for row in rows:
         values = row.model_dump(mode="json")
         writer.writerow(["" if values[name] is None else values[name] for name in columns])
+    sys.stdout.flush()  # here it is still heard when nobody reads it
 
 
 def _table(screen: Screen, rows: "Sequence[MetricsRow]", names: list[str] | None) -> None:

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .command import Cli, JobArgument, command
+from .command import Cli, command
+from .naming import JobArgument
 from .screen import Cell
 from .text import moment, short
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -30,8 +30,12 @@ def predict(
     top_k: Annotated[int, typer.Option(min=1, max=1000, help="How many classes to name")] = 3,
     auto_fix: Annotated[bool, typer.Option("--auto-fix", help="Mend polarity, orientation and crop")] = False,
 ) -> None:
-    """Ask a network what is on pictures. Unless you say who, the alias default answers, else the newest success."""
+    """Ask a network what is on pictures. Unless you say who, the alias default answers, else the newest success.
+
+    As JSON it is a list, with an entry for each picture, and for each epoch where all of them answer.
+    """
     who = cli.job_id(job) if job else None
+    documents: list[dict[str, Any]] = []
     for some in _bundles(pictures):
         if checkpoint == _ALL:
             every = cli.client.predict_epochs(*some, job=who, model=model, top_k=top_k, auto_fix=auto_fix)
@@ -41,8 +45,14 @@ def predict(
             one = cli.client.predict(*some, job=who, checkpoint=checkpoint, model=model, top_k=top_k, auto_fix=auto_fix)
             answers, answered_by = [(one.checkpoint.epoch, one.predictions)], one.job
         for epoch, predictions in answers:
-            for path, prediction in zip(some, predictions, strict=True):
-                _show(cli, path, answered_by, epoch, prediction)
+            for path, found in zip(some, predictions, strict=True):
+                if cli.screen.as_json:
+                    about = {"file": str(path), "job": answered_by, "epoch": epoch}
+                    documents.append(about | found.model_dump(mode="json"))
+                else:
+                    _show(cli, path, epoch, found)
+    if cli.screen.as_json:
+        cli.screen.json(documents)
 
 
 def _bundles(paths: list[Path]) -> Iterator[list[Path]]:
@@ -60,10 +70,7 @@ def _bundles(paths: list[Path]) -> Iterator[list[Path]]:
         yield some
 
 
-def _show(cli: Cli, path: Path, job: str, epoch: int, found: "ClassPrediction | NumberPrediction") -> None:
-    if cli.screen.as_json:
-        cli.screen.json({"file": str(path), "job": job, "epoch": epoch, **found.model_dump(mode="json")})
-        return
+def _show(cli: Cli, path: Path, epoch: int, found: "ClassPrediction | NumberPrediction") -> None:
     cells: list[Cell] = [Styled(str(path), "bold")]
     if epoch and cli.screen.is_terminal:
         cells.append(Styled(f"epoch {epoch}", "dim"))

@@ -1,13 +1,16 @@
 """Specs as people write them: files of YAML or JSON, those that come with epochd, and single fields by --set."""
 
 import math
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
-from .command import Cli, Exit, Stop, command
+from .command import Cli, command
+from .ending import Exit, Stop
 from .text import clean
 
 OWN: Final = Path(__file__).parents[1] / "specs"
@@ -24,6 +27,17 @@ SetOption = Annotated[
         help="A field of the spec, with its value as YAML: optimizer.lr=0.01, model.layers.0.channels=8",
     ),
 ]
+
+SweepSetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="A field of the sweep, with its value as YAML: spec.epochs=3, parameters.optimizer.lr.values=[0.1, 0.2]",
+    ),
+]
+# The name of a parameter is itself a path, and one key.
+_PARAMETER: Final = re.compile(r"(parameters)\.(.+?)(?:\.(values|min|max|scale|integer))?")
 
 
 @command(app)
@@ -72,7 +86,14 @@ def parsed(content: bytes, source: str) -> dict[str, Any]:
     return found
 
 
-def changed(spec: dict[str, Any], settings: list[str] | None) -> dict[str, Any]:
+def changed_sweep(form: dict[str, Any], settings: list[str] | None) -> dict[str, Any]:
+    """The form of a sweep with what --set says. Raises Stop."""
+    return changed(form, settings, _split_for_sweep)
+
+
+def changed(
+    spec: dict[str, Any], settings: list[str] | None, split: Callable[[str], list[str]] = lambda path: path.split(".")
+) -> dict[str, Any]:
     """The spec with what --set says. Raises Stop."""
     for setting in settings or []:
         path, equals, text = setting.partition("=")
@@ -80,8 +101,13 @@ def changed(spec: dict[str, Any], settings: list[str] | None) -> dict[str, Any]:
             raise Stop(Exit.USAGE, f"--set {setting}: give a path and a value, such as optimizer.lr=0.01")
         value = _yaml(text, f"--set {path}")
         _require_json(value, f"--set {path}")
-        _put(spec, path.strip().split("."), value)
+        _put(spec, split(path.strip()), value)
     return spec
+
+
+def _split_for_sweep(path: str) -> list[str]:
+    found = _PARAMETER.fullmatch(path)
+    return [part for part in found.groups() if part] if found else path.split(".")
 
 
 def _put(spec: dict[str, Any], path: list[str], value: Any) -> None:

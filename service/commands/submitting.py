@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import specs
-from .command import Cli, Exit, JobArgument, Stop, command
+from .command import Cli, command
+from .ending import Exit, Stop
 from .following import follow
+from .naming import JobArgument, label
 from .specs import SetOption
 from .text import number, size
 
@@ -72,7 +74,11 @@ def _submit(
     if dry_run:
         _show_plan(cli, cli.client.plan(body))
         return
-    job = cli.client.submit(body, idempotency_key=idempotency_key)
+    try:
+        job = cli.client.submit(body, idempotency_key=idempotency_key)
+    except ValueError as error:
+        raise Stop(Exit.USAGE, f"--idempotency-key: {error}") from error
+    cli.is_following = follow_it
     if cli.screen.as_json:
         cli.screen.json(job.body)
     elif not cli.screen.is_terminal:
@@ -95,10 +101,7 @@ def _say_where_it_stands(cli: Cli, job: "Job") -> None:
 def _labelled(spec: dict[str, Any], name: str | None, labels: list[str] | None) -> dict[str, Any]:
     if name is not None:
         spec["name"] = name
-    for label in labels or []:
-        key, equals, value = label.partition("=")
-        if not equals:
-            raise Stop(Exit.USAGE, f"--label {label}: give a key and a value, such as team=shoes")
+    for key, value in map(label, labels or []):
         spec["labels"] = {**(spec.get("labels") or {}), key: value}
     return spec
 

@@ -8,38 +8,38 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from . import specs
-from .command import Cli, Exit, Stop, command
+from .command import Cli, command
+from .ending import Exit, Stop
 from .following import patiently
+from .naming import SweepArgument
 from .screen import Cell, Styled, status
-from .specs import SetOption
+from .specs import SweepSetOption
 from .text import moment, number, plain, short
 
 if TYPE_CHECKING:
     from service.bodies.sweeps import SweepBody, SweepPlan, TrialBody
 
 app = typer.Typer()
-group = typer.Typer(no_args_is_help=True, help="Sweeps: list, look, cancel.")
+group = typer.Typer(no_args_is_help=True, help="Sweeps: list, look, stay, cancel, delete.")
 
 _LOOK_SECONDS: Final = 1.0
-SweepArgument = Annotated[
-    str, typer.Argument(metavar="SWEEP", help="A sweep's id, the end of one if no other ends so, or: last")
-]
 
 
 @command(app)
 def sweep(
     cli: Cli,
     form: Annotated[str, typer.Argument(help="A file of YAML or JSON, or - for standard input")],
-    settings: SetOption = None,
+    settings: SweepSetOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Launch nothing; say which trials there would be")] = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay until all trials have ended")] = False,
 ) -> None:
     """Launch many trainings of one spec, some of whose fields vary."""
-    body = specs.changed(specs.read(form), settings)
+    body = specs.changed_sweep(specs.read(form), settings)
     if dry_run:
         _plan(cli, cli.client.plan_sweep(body))
         return
     made = cli.client.sweep(body)
+    cli.is_following = follow
     if cli.screen.as_json:
         cli.screen.json(made)
     else:
@@ -74,33 +74,45 @@ def show_all(cli: Cli, limit: Annotated[int, typer.Option(min=1, help="At most s
 @command(group)
 def show(cli: Cli, sweep: SweepArgument) -> None:
     """Look at a sweep: its trials, and which is the best."""
-    _show(cli, cli.client.show_sweep(_id(cli, sweep)))
+    _show(cli, cli.client.show_sweep(cli.sweep_id(sweep)))
 
 
 @command(group)
-def cancel(cli: Cli, sweep: SweepArgument) -> None:
+def watch(cli: Cli, sweep: SweepArgument) -> None:
+    """Show how its trials get on, until all have ended. Ctrl-C leaves them alone."""
+    _follow(cli, cli.client.show_sweep(cli.sweep_id(sweep)))
+
+
+@command(group)
+def cancel(
+    cli: Cli,
+    sweep: SweepArgument,
+    now: Annotated[bool, typer.Option("--now", help="Kill them; nothing is saved")] = False,
+) -> None:
     """Cancel every trial that has not ended."""
-    found = cli.client.cancel_sweep(_id(cli, sweep))
+    found = cli.client.cancel_sweep(cli.sweep_id(sweep), "now" if now else "save")
     if cli.screen.as_json:
         cli.screen.json(found)
     else:
         cli.screen.line(found.id, status(found.status))
 
 
-def _id(cli: Cli, given: str) -> str:
-    """The id that was meant. Raises Stop where that is unclear."""
-    if len(given) == 24:
-        return given
-    found = [each.id for each in cli.client.sweeps() if given == "last" or each.id.endswith(given.lower())]
-    if not found:
-        raise Stop(Exit.NOT_FOUND, f"No sweep's id ends in {given}." if given != "last" else "There is no sweep yet.")
-    if given != "last" and len(found) > 1:
-        raise Stop(Exit.USAGE, f"{len(found)} sweeps' ids end in {given}.")
-    return found[0]
+@command(group)
+def delete(cli: Cli, sweep: SweepArgument) -> None:
+    """Delete a sweep whose trials have ended, with all their files."""
+    sweep_id = cli.sweep_id(sweep)
+    cli.client.delete_sweep(sweep_id)
+    if cli.screen.as_json:
+        cli.screen.json({"deleted": sweep_id})
+    else:
+        cli.screen.line(sweep_id, "is deleted")
 
 
 def _follow(cli: Cli, found: "SweepBody") -> None:
-    """A line for each trial that gets on, at the end all of them. Raises Stop when it was cancelled, or all failed."""
+    """A line for each trial that gets on, at the end all of them. Raises Stop when it was cancelled, and when none has
+    succeeded.
+    """
+    cli.is_following = True
     told: dict[int, tuple[str, int]] = {}
     sweep_id = found.id
     try:
@@ -114,13 +126,16 @@ def _follow(cli: Cli, found: "SweepBody") -> None:
             time.sleep(_LOOK_SECONDS)
             found = patiently(cli, lambda: cli.client.show_sweep(sweep_id))
     except KeyboardInterrupt:
-        sentence = f"The sweep goes on without you. To look at it: {cli.hint('sweeps show', found.id)}"
+        sentence = f"The sweep goes on without you. To come back: {cli.hint('sweeps watch', sweep_id)}"
         raise Stop(Exit.INTERRUPTED, sentence) from None
     _show(cli, found)
-    if found.status == "cancelled":
-        raise Stop(Exit.CANCELLED, "The sweep was cancelled.")
-    if found.trials and all(trial.status == "failed" for trial in found.trials):
-        raise Stop(Exit.REFUSED, "All trials have failed.")
+    ends = {trial.status for trial in found.trials}
+    if found.status == "cancelled" or ends == {"cancelled"}:
+        raise Stop(
+            Exit.CANCELLED, "The sweep was cancelled." if found.status == "cancelled" else "All trials were cancelled."
+        )
+    if "succeeded" not in ends:
+        raise Stop(Exit.REFUSED, "No trial has succeeded.")
 
 
 def _told(cli: Cli, sweep: "SweepBody", trial: "TrialBody") -> None:

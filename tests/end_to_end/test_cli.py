@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from service.client import AsyncClient, Client
 from service.commands.following import BACK, LOST
 from tests.end_to_end.serving import Epochd, environment, epochd
@@ -102,6 +104,22 @@ def test_a_pipe_that_is_closed_is_no_error(server: Epochd, trained: str) -> None
     done = subprocess.run(["bash", "-c", command], env=environment_for(server), capture_output=True, text=True)
     assert done.stdout.splitlines()[0].startswith("seq,epoch,")
     assert (done.stdout.splitlines()[-1], done.stderr) == ("0", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["metrics", "--csv"], 0), (["watch"], 141), (["logs", "-f"], 141), (["job"], 0)]
+)
+def test_who_stops_reading_what_is_followed_hears_no_success(
+    server: Epochd, trained: str, arguments: list[str], code: int
+) -> None:
+    """And no complaint from Python about a pipe, also where the last of the output stands in its buffer."""
+    read, write = os.pipe()
+    os.close(read)
+    env = {name: value for name, value in environment_for(server).items() if name != "PYTHONUNBUFFERED"}
+    command = [*COMMAND, *arguments, trained]
+    done = subprocess.run(command, env=env, stdout=write, stderr=subprocess.PIPE, text=True, timeout=SECONDS)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (code, "")
 
 
 def test_whoever_follows_when_the_service_is_killed_misses_no_epoch(fresh_data_dir: Callable[[], Path]) -> None:

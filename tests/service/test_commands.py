@@ -9,8 +9,10 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
+import httpx2
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
@@ -21,7 +23,8 @@ from service.commands import following, predicting
 from service.commands import logs as log_commands
 from service.commands import specs as spec_commands
 from service.commands import sweeps as sweep_commands
-from service.commands.command import Exit
+from service.commands.command import Cli
+from service.commands.ending import Exit
 from tests.end_to_end.serving import environment
 from tests.service.commanding import Commands
 from tests.service.predictor import FakePredictor
@@ -173,6 +176,23 @@ def test_the_same_idempotency_key_is_the_same_job(epochd: Commands) -> None:
     assert len(ids) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["submit", "--idempotency-key", "größe"], "--idempotency-key: An idempotency key is of"),
+        (["submit", "--label", "a=\udcff"], "--label a=\\udcff is no text in UTF-8"),
+        (["jobs", "--label", "a=\udcff"], "--label a=\\udcff is no text in UTF-8"),
+        (["datasets", "show", "\udcff"], "no text in UTF-8"),
+        (["jobs", "--url", "http://ann:hunter2@here"], "no user and no password"),
+    ],
+)
+def test_what_cannot_be_sent_is_wrong_usage(epochd: Commands, arguments: list[str], why: str) -> None:
+    done = epochd(*arguments)
+    assert (done.code, done.out, epochd.way.sent) == (Exit.USAGE, "", [])
+    assert why in done.err
+    assert "hunter2" not in done.err
+
+
 def test_followed_in_a_pipe_each_epoch_is_a_line(epochd: Commands, db: Database) -> None:
     row = ended(db, 2)
     done = epochd("watch", row.id)
@@ -204,6 +224,17 @@ def test_a_service_that_went_away_is_told_of_once(epochd: Commands, db: Database
     assert [line.split()[1] for line in done.out.splitlines() if line.startswith("epoch")] == ["1", "2", "3"]
 
 
+@pytest.mark.parametrize(("terminal", "before"), [(False, 2), (True, 1), (True, 3)])
+def test_a_service_that_is_away_as_following_begins_or_ends_is_waited_for(
+    epochd: Commands, db: Database, terminal: bool, before: int
+) -> None:
+    row = ended(db, 1)
+    epochd.meets(*[None] * before, *[lost] * 3)
+    done = epochd("watch", row.id, terminal=terminal)
+    assert (done.code, done.err.splitlines()) == (0, [f"epochd: {following.LOST}", f"epochd: {following.BACK}"])
+    assert "succeeded" in done.out
+
+
 def test_followed_on_a_terminal_epochs_are_a_table(epochd: Commands, db: Database) -> None:
     row = ended(db, 2)
     epochd.meets(None, None, cut(900), lost)
@@ -219,7 +250,8 @@ def test_how_a_followed_job_ends_is_the_exit_code(epochd: Commands, db: Database
     failure = Failure(code="diverged", message="The loss \x1b[2J is NaN.", hint="Try less.", suggestion={"seed": 1})
     queue.finish(db, row.id, 1, Outcome.FAILED, failure, max_attempts=3)
     done = epochd("watch", row.id)
-    assert (done.code, done.out) == (Exit.REFUSED, done.out)
+    assert done.code == Exit.REFUSED
+    assert re.fullmatch(r"failed after \d+\.\d s\n", done.out)
     assert r"The job has failed. The loss \x1b[2J is NaN. Try less." in done.err
     assert f"epochd retry {row.id[-8:]} --apply-suggestion" in done.err
     other = submitting.enqueue(db, Spec())
@@ -233,9 +265,12 @@ def test_ctrl_c_leaves_the_job_alone_and_says_how_to_come_back(
 ) -> None:
     row = ended(db, 1)
 
-    def interrupted(*_: Any) -> None:
+    def interrupted(*_: Any) -> NoReturn:
         raise KeyboardInterrupt
 
+    epochd.meets(None, interrupted)  # as its bar begins
+    done = epochd("watch", row.id, terminal=True)
+    assert (done.code, "The job goes on without you." in done.err) == (Exit.INTERRUPTED, True)
     monkeypatch.setattr(following._Plain, "row", interrupted)
     done = epochd("watch", row.id)
     assert done.code == Exit.INTERRUPTED
@@ -245,14 +280,21 @@ def test_ctrl_c_leaves_the_job_alone_and_says_how_to_come_back(
     assert (done.code, "To come back: epochd logs -f" in done.err) == (Exit.INTERRUPTED, True)
 
 
-def test_a_job_may_be_named_by_the_end_of_its_id(epochd: Commands, db: Database) -> None:
+def test_a_job_may_be_named_by_the_end_of_its_id(
+    epochd: Commands, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert epochd("job", "last").code == Exit.NOT_FOUND
-    ids = [submitting.enqueue(db, Spec()).id for _ in range(17)]  # two of them end in the same digit
+    ids = [submitting.enqueue(db, Spec()).id for _ in range(4)]
     assert json.loads(epochd("job", "last", "--json").out)["id"] == ids[-1]
     assert json.loads(epochd("job", ids[3][-8:].upper(), "--json").out)["id"] == ids[3]
-    shared = next(digit for digit in "0123456789abcdef" if sum(each.endswith(digit) for each in ids) > 1)
-    done = epochd("job", shared)
-    assert (done.code, f"ids end in {shared}:" in done.err) == (Exit.USAGE, True)
+    assert json.loads(epochd("job", ids[3][-4:], "--json").out)["id"] == ids[3]
+    for what in (["delete"], ["sweeps", "delete"]):
+        done = epochd(*what, ids[3][-3:])
+        assert (done.code, "give at least 4 characters" in done.err) == (Exit.USAGE, True)
+    monkeypatch.setattr("worker.jobs.ids.secrets", SimpleNamespace(token_hex=lambda _: "0badcafe"))
+    alike = [submitting.enqueue(db, Spec()).id for _ in range(2)]
+    done = epochd("job", "cafe")
+    assert (done.code, f"2 jobs' ids end in cafe: {alike[1]}, {alike[0]}" in done.err) == (Exit.USAGE, True)
     assert epochd("job", "0" * 23).code == Exit.NOT_FOUND
     assert epochd("job", "0" * 24).code == Exit.NOT_FOUND
     assert epochd("job", "../../etc").code == Exit.USAGE
@@ -346,6 +388,32 @@ def test_logs_are_shown_and_followed_over_attempts(epochd: Commands, db: Databas
     assert json.loads(followed[1]) == {"attempt": 1, "line": "\x1b[31mtwo"}
 
 
+@pytest.mark.parametrize("has_begun", [True, False])
+def test_no_attempt_is_left_out_however_short_it_was(
+    epochd: Commands, db: Database, data_dir: Path, has_begun: bool
+) -> None:
+    """Two begin and end between two looks."""
+    row = submitting.enqueue(db, Spec())
+
+    def begin(number: int) -> Row:
+        found = queue.claim(db, "worker-1", 60)
+        assert found is not None
+        written(data_dir, row.id, number, b"of %d\n" % number)
+        return found
+
+    first = begin(1) if has_begun else None
+
+    def meanwhile(_: httpx2.Request, response: httpx2.Response) -> httpx2.Response:
+        response.read()
+        finish(db, first or begin(1), Outcome.CRASHED)
+        finish(db, begin(2), Outcome.CRASHED)
+        finish(db, begin(3), Outcome.SUCCEEDED)
+        return response
+
+    epochd.meets(None, meanwhile)
+    assert epochd("logs", "-f", row.id) == (0, "of 1\nof 2\nof 3\n", "")
+
+
 def test_checkpoints_are_listed_and_downloaded(
     epochd: Commands, job: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -375,8 +443,10 @@ def test_pictures_are_predicted(
     assert epochd.way.sent.count("POST /predict") == 3
     assert len(done.out.splitlines()) == len(predictor.pictures) == 5
     assert f"{paths[0]}: warning: {paths[0].stat().st_size} bytes" in done.err
-    document = json.loads(epochd("predict", str(paths[0]), "--json").out)
-    assert (document["file"], document["job"], document["label"]) == (str(paths[0]), row.id, "class 9")
+    documents = json.loads(epochd("predict", *map(str, paths), "--json").out)
+    assert [each["file"] for each in documents] == list(map(str, paths))
+    assert {(each["job"], each["epoch"], each["label"]) for each in documents} == {(row.id, 2, "class 9")}
+    assert len(json.loads(epochd("predict", str(paths[0]), "--json").out)) == 1
     every = epochd("predict", str(paths[0]), "--job", row.id, "--checkpoint", "all", "--auto-fix").out
     assert [line.split("\t")[1] for line in every.splitlines()] == ["1", "2"]
     assert predictor.pictures[-1]["auto_fix"] is True
@@ -451,6 +521,77 @@ def test_a_sweep_is_followed_until_its_last_trial(epochd: Commands, db: Database
     assert "Best: trial 2, test_accuracy 0.7500, optimizer.lr=0.01" in done.out
 
 
+@pytest.mark.parametrize(
+    ("ends", "code", "why"),
+    [
+        (["succeeded", "failed"], 0, ""),
+        (["failed", "cancelled"], Exit.REFUSED, "No trial has succeeded."),
+        (["failed", "failed"], Exit.REFUSED, "No trial has succeeded."),
+        (["cancelled", "cancelled"], Exit.CANCELLED, "All trials were cancelled."),
+    ],
+)
+def test_how_its_trials_end_is_the_exit_code_of_a_sweep(
+    epochd: Commands, db: Database, ends: list[str], code: int, why: str
+) -> None:
+    sweep_id = epochd("sweep", "-", stdin=SWEEP).out.strip()
+    for trial, end in zip(json.loads(epochd("sweeps", "show", sweep_id, "--json").out)["trials"], ends, strict=True):
+        if end == "cancelled":
+            control.cancel(db, trial["job"])
+            continue
+        row = queue.claim(db, "worker-1", 60)
+        assert row is not None
+        if end == "failed":
+            queue.finish(db, row.id, 1, Outcome.FAILED, Failure(code="x", message="No."), max_attempts=3)
+        else:
+            finish(db, row, Outcome.SUCCEEDED)
+    sweeps.settle(db)
+    done = epochd("sweeps", "watch", sweep_id)
+    assert (done.code, done.err) == (code, f"epochd: {why}\n" if why else "")
+    assert f"{sweep_id} rates finished" in done.out
+
+
+def test_a_sweep_can_be_left_and_come_back_to_killed_and_deleted(
+    epochd: Commands, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "sleep", interrupted)
+        done = epochd("sweep", "-", "--follow", stdin=SWEEP)
+    sweep_id = done.out.strip()
+    assert (done.code, f"epochd sweeps watch {sweep_id[-8:]}\n" in done.err) == (Exit.INTERRUPTED, True)
+    other = submitting.enqueue(db, Spec()).id
+    of_sweep = epochd("jobs", "--sweep", sweep_id[-8:]).out.splitlines()
+    assert (len(of_sweep), any(other in line for line in of_sweep)) == (2, False)
+    row = queue.claim(db, "worker-1", 60)
+    assert row is not None
+    assert epochd("sweeps", "cancel", "--now", "last").out == f"{sweep_id} cancelled\n"
+    assert queue.get(db, row.id).stop_now
+    finish(db, row, Outcome.RELEASED)
+    sweeps.settle(db)
+    assert epochd("sweeps", "watch", "last").code == Exit.CANCELLED
+    assert epochd("sweeps", "delete", "last").out == f"{sweep_id} is deleted\n"
+    assert epochd("sweeps", "list").out == ""
+
+
+def test_a_field_of_a_sweep_is_set_and_a_parameters_name_is_one_key(epochd: Commands) -> None:
+    def planned(*settings: str) -> str:
+        return epochd("sweep", "-", "--dry-run", *settings, stdin=SWEEP).out
+
+    assert planned("--set", "parameters.optimizer.lr.values=[0.2]") == "1\toptimizer.lr=0.2\n"
+    assert planned("--set", "parameters.seed={values: [7]}").splitlines()[0] == "1\toptimizer.lr=0.1  seed=7"
+    drawn = (
+        "search={name: random, trials: 1}",
+        "parameters.model.dropout.min=0.25",
+        "parameters.model.dropout.max=0.5",
+    )
+    assert re.search(r"model\.dropout=0\.[2-5]", planned(*(word for each in drawn for word in ("--set", each))))
+    epochd("sweep", "-", "--set", "spec.epochs=3", stdin=SWEEP)
+    assert json.loads(epochd("job", "last", "--json").out)["spec"]["epochs"] == 3
+    assert "spec.epochs=3" in epochd("sweep", "--help").out
+
+
 def test_jobs_are_compared(epochd: Commands, db: Database) -> None:
     ids = []
     for wrong in (5, 3):
@@ -497,6 +638,16 @@ def test_the_key_and_the_address_may_stand_before_or_behind_the_command(epochd: 
         assert epochd.way.headers[-1]["Authorization"] == "Bearer epochd_k"
     done = epochd("--url", "gopher://x", "jobs")
     assert (done.code, "no address" in done.err) == (Exit.USAGE, True)
+
+
+def test_hints_lead_to_the_same_service_and_tell_no_key(epochd: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    for arguments in (["--url", "http://localhost", "submit"], ["submit", "--url", "http://localhost"]):
+        shown = epochd(*arguments, "--key", "epochd_k", terminal=True).out
+        assert re.search(r"epochd watch \w{8} --url http://localhost\s", shown)
+        assert "epochd_k" not in shown
+    assert "--url" not in epochd("submit", terminal=True).out
+    cli = Cli(url="http://a b;c", key="epochd_k", as_json=False)
+    assert cli.hint("watch", "0" * 24) == "epochd watch 00000000 --url 'http://a b;c'"
 
 
 def test_nobody_there_has_a_code_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
