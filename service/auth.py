@@ -168,7 +168,7 @@ class RequireKey:
         is_ours = site == b"same-origin" or (
             origin is not None and origin.partition(b"://")[2] == headers.get(b"host")  # no `sec-` without https
         )
-        if is_ours or (site == b"none" and not is_cookie):
+        if is_ours or (site == b"none" and origin is None and not is_cookie):
             return
         if is_cookie or origin not in self._origins:
             raise CrossSite
