@@ -38,7 +38,7 @@ unit: .venv/installed ## The unit tier, in seconds
 	$(PYTEST) -q -n 2 tests/service tests/worker
 
 e2e: .venv/installed .venv/browser/installed ## Over real HTTP with a real worker process, and the README's commands
-	$(PYTEST) -q -n 2 --dist loadfile tests/end_to_end
+	$(PYTEST) -q tests/end_to_end
 
 chaos-short: .venv/installed ## Twenty kills, races, and a few of everything else that takes seconds
 	ROUNDS=2 TERMS=2 CANCELS=4 API_KILLS=2 $(PYTEST) -q $(addprefix tests/chaos/test_,$(addsuffix .py,$(SHORT)))

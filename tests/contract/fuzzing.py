@@ -26,8 +26,11 @@ class Outcome:
     server_errors: list[str]  # that the service logged
 
 
-def fuzz(place: Place, folder: Path, *, examples: int) -> Outcome:
-    """All phases, all checks; so many examples an operation. What was sent and answered is left in the folder."""
+def fuzz(place: Place, folder: Path, *, examples: int, seed: int | None = None) -> Outcome:
+    """All phases, all checks; so many examples an operation. What was sent and answered is left in the folder.
+
+    With a `seed` the requests are the same each time.
+    """
     config, description, refusals = (folder / name for name in ("schemathesis.toml", "openapi.json", "refusals.tsv"))
     config.write_text(_CONFIG.read_text() + _known(place) + _auth(place))
     description.write_text(json.dumps(_description(place)))
@@ -35,6 +38,7 @@ def fuzz(place: Place, folder: Path, *, examples: int) -> Outcome:
     options = [
         *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(config), "run", str(description)),
         *("--url", place.url, "--max-examples", str(examples), "--continue-on-failure", "--no-color"),
+        *(() if seed is None else ("--seed", str(seed), "--generation-deterministic")),
         *("--generation-database", "none", "--suppress-health-check", "all"),
     ]
     env = environment() | {"CONTRACT_FILES": str(place.files), "CONTRACT_REFUSALS": str(refusals)}

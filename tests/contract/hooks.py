@@ -66,7 +66,7 @@ def _is_beyond_schemas(problem: dict[str, Any], body: Any) -> bool:
 
 def _is_whole(body: Any, field: dict[str, str]) -> bool:
     """To JSON Schema 5.0 is an integer. A spec guesses no types: who writes 5.0 epochs may mean something else."""
-    if not re.fullmatch(r"Input should be a valid (integer|string)\.", field["detail"]):
+    if not re.fullmatch(r"Input should be (a valid (integer|string)|'\w+')\.", field["detail"]):
         return False
     with suppress(KeyError, IndexError, ValueError, TypeError):
         for part in field["pointer"].split("/")[1:]:
