@@ -41,7 +41,7 @@ e2e: .venv/installed .venv/browser/installed ## Over real HTTP with a real worke
 	$(PYTEST) -q tests/end_to_end
 
 chaos-short: .venv/installed ## Twenty kills, races, and a few of everything else that takes seconds
-	ROUNDS=2 TERMS=2 CANCELS=4 API_KILLS=2 $(PYTEST) -q $(addprefix tests/chaos/test_,$(addsuffix .py,$(SHORT)))
+	ROUNDS=2 TERMS=2 CANCELS=4 API_KILLS=2 $(PYTEST) -q -n 2 --dist loadfile $(addprefix tests/chaos/test_,$(addsuffix .py,$(SHORT)))
 
 chaos: .venv/installed ## Kill, freeze and corrupt what can be, a few times (KILLS=200 for more)
 	$(PYTEST) -q tests/chaos
