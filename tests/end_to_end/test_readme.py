@@ -140,9 +140,7 @@ def test_the_walk(clone: Path, served: int) -> None:
     assert '"ready":true' in refused
     assert '"steps":1876' in planned
     assert '"confusion_matrix":[[' in reported
-    statuses = re.findall(
-        r'"name":"long",[^}]*},[^{]*?"status":"(\w+)"', controlled
-    )
+    statuses = re.findall(r'"name":"long",[^}]*},[^{]*?"status":"(\w+)"', controlled)
     assert statuses[0] in ("paused", "pausing")
     assert statuses[-1] in ("cancelled", "cancelling")
     assert '"attempt":' in controlled
