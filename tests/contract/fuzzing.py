@@ -38,8 +38,8 @@ def fuzz(place: Place, folder: Path, *, examples: int, seed: int | None = None) 
     options = [
         *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(config), "run", str(description)),
         *("--url", place.url, "--max-examples", str(examples), "--continue-on-failure", "--no-color"),
-        *(() if seed is None else ("--seed", str(seed), "--generation-deterministic")),
-        *("--generation-database", "none", "--suppress-health-check", "all"),
+        *(("--generation-database", "none") if seed is None else ("--seed", str(seed), "--generation-deterministic")),
+        *("--suppress-health-check", "all"),
     ]
     env = environment() | {"CONTRACT_FILES": str(place.files), "CONTRACT_REFUSALS": str(refusals)}
     ran = []
