@@ -158,7 +158,7 @@ def test_the_walk(clone: Path, served: int) -> None:
 
 
 def _assert_the_client_works(clone: Path, port: int) -> None:
-    (block,) = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    (block,) = re.findall(r"^```python\n(from service\.client .*?)^```$", README, re.MULTILINE | re.DOTALL)
     env = environment() | {"EPOCHD_PORT": str(port), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", block]
     done = subprocess.run(command, cwd=clone, env=env, capture_output=True, text=True, check=False)
