@@ -10,6 +10,7 @@ from worker.jobs.report import Report
 from worker.jobs.states import OWNED, TERMINAL, Status
 from worker.jobs.tables import Job
 
+from service.bodies.jobs import JobBody
 from service.deps import DatabaseDep, JobDep, SettingsDep
 from service.whole import whole
 
@@ -38,18 +39,19 @@ def actions(job: Job) -> dict[str, bool]:
 
 @router.get("")
 def show(request: Request, job: JobDep, db: DatabaseDep) -> Response:
-    parts = _now(db, job) | _kept(db, job) | _classes(db, job)
+    body = whole(db, job)
+    parts = _now(db, job, body) | _kept(db, job, body) | _classes(db, job)
     return page(request, "job.html", seen="", **parts)
 
 
 @router.get("/now")
 def now(request: Request, job: JobDep, db: DatabaseDep) -> Response:
-    return fragment(request, "job_now.html", **_now(db, job))
+    return fragment(request, "job_now.html", **_now(db, job, whole(db, job)))
 
 
 @router.get("/kept")
 def kept(request: Request, job: JobDep, db: DatabaseDep) -> Response:
-    return fragment(request, "job_kept.html", **_kept(db, job))
+    return fragment(request, "job_kept.html", **_kept(db, job, whole(db, job)))
 
 
 @router.get("/classes")
@@ -70,20 +72,20 @@ def log(request: Request, job: JobDep, settings: SettingsDep) -> Response:
     return fragment(request, "job_log.html", job=job, lines=lines)
 
 
-def _now(db: Database, job: Job) -> dict[str, Any]:
+def _now(db: Database, job: Job, body: JobBody) -> dict[str, Any]:
     return {
         "job": job,
-        "body": whole(db, job),
+        "body": body,
         "can": actions(job),
         "is_live": job.status in (Status.QUEUED, *OWNED),
         "newest": following.newest(db, [job]).get(job.id),
     }
 
 
-def _kept(db: Database, job: Job) -> dict[str, Any]:
+def _kept(db: Database, job: Job, body: JobBody) -> dict[str, Any]:
     """Its newest checkpoints and the best, and what happened to it."""
     checkpoints, count = records.shown_checkpoints(db, job.id, _CHECKPOINTS)
-    return {"job": job, "body": whole(db, job), "checkpoints": checkpoints, "checkpoint_count": count}
+    return {"job": job, "body": body, "checkpoints": checkpoints, "checkpoint_count": count}
 
 
 def _classes(db: Database, job: Job) -> dict[str, Any]:
